@@ -1,0 +1,64 @@
+"""The Typer app and its commands: a new one is an import and a line here."""
+
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from ptools.cli import config, summary
+
+EPILOG = """\b
+An option not given is looked for in the environment (PTOOLS_SUMMARY_JSON=1),
+then in the nearest pyproject.toml ([tool.ptools.summary], json = true).
+
+\b
+Examples:
+  ptools summary model.py:Net
+  ptools summary --help
+"""
+
+# No Rich markup: it eats [brackets] in help texts, and costs more than the rest of the start.
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "auto_envvar_prefix": config.PREFIX,
+        "help_option_names": ["-h", "--help"],
+    },
+    epilog=EPILOG,
+)
+
+app.command(epilog=summary.EXAMPLES)(summary.summary)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", allow_from_autoenv=False, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            allow_from_autoenv=False,
+            help="Show the traceback of an error; so does PTOOLS_DEBUG=1.",
+        ),
+    ] = False,
+) -> None:
+    """A toolbox for PyTorch users."""
+    # main() answers --version and acts on --debug; they stand here for the help page.
+    context.default_map = config.load(group.commands)
+
+
+def _build() -> TyperGroup:
+    built = typer.main.get_command(app)
+    assert isinstance(built, TyperGroup)
+    for command in (built, *built.commands.values()):
+        for parameter in command.params:
+            # The epilog says it once for all options.
+            parameter.show_envvar = False  # type: ignore[attr-defined]
+    return built
+
+
+group = _build()

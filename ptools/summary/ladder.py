@@ -1,0 +1,157 @@
+"""Run a model's forward on the cheapest kind of tensor that it accepts.
+
+The rungs: `meta` (shapes only), `fake` (shapes that know their device, which more models accept;
+its first use costs over a second), `cpu` (real, if the weights fit a quarter of free memory).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from ptools.inputs import Inputs, TensorSpec
+from ptools.summary.build import build_real, free_memory
+from ptools.summary.replica import cloned, on_meta, replica, same_device
+from ptools.summary.report import Attempt, Rung
+from ptools.summary.trace import Stop, Trace, record
+from ptools.summary.tree import Node, nodes, paths_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model, how to make it for real if it was built without memory, and its mode."""
+
+    model: nn.Module
+    factory: Callable[[], Any] | None = None
+    training: bool = False
+    dtype: torch.dtype | None = None
+
+    def stand_in(self, rung: Rung) -> nn.Module:
+        """A copy to run on the rung, in the subject's mode and dtype."""
+        if rung == "cpu":
+            built = self.factory is not None and any(t.is_meta for t in _weights(self.model))
+            source = build_real(self.factory) if built and self.factory else self.model
+            copied = source if built else replica(source, cloned)
+        else:
+            copied = replica(self.model, on_meta if rung == "meta" else same_device)
+        copied.train(self.training)
+        return copied if self.dtype is None else copied.to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward: on which rung, on which stand-in, and what was seen."""
+
+    rung: Rung
+    model: nn.Module
+    nodes: list[Node]
+    trace: Trace
+    attempts: tuple[Attempt, ...] = ()
+
+
+def climb(subject: Subject, inputs: Inputs, *, backward: bool, patient: bool = True) -> Run:
+    """The first rung whose run is complete; else the one that came furthest, with its stop.
+
+    With `patient` False an error that looks like the input's fault ends the climb at once.
+    """
+    attempts: list[Attempt] = []
+    furthest: Run | None = None
+    for rung in ("meta", "fake", "cpu"):
+        if rung == "cpu" and (reason := _too_large(subject)):
+            attempts.append(Attempt("cpu", reason))
+            break
+        run = run_on(rung, subject, inputs, backward=backward)
+        stop = run.trace.stop
+        if stop is None:
+            return Run(rung, run.model, run.nodes, run.trace, tuple(attempts))
+        attempts.append(attempt_of(rung, stop))
+        if furthest is None or len(run.trace.calls) >= len(furthest.trace.calls):
+            furthest = run
+        if not patient and not is_abstract(stop.error):
+            break
+    assert furthest is not None
+    return Run(furthest.rung, furthest.model, furthest.nodes, furthest.trace, tuple(attempts))
+
+
+def run_on(rung: Rung, subject: Subject, inputs: Inputs, *, backward: bool) -> Run:
+    """One run on one rung; what fails, be it the copy, becomes the trace's stop."""
+    with contextlib.ExitStack() as stack:
+        model, found = subject.model, []
+        try:
+            stack.enter_context(context_of(rung))
+            model = subject.stand_in(rung)
+            found = nodes(model)
+            args, kwargs = inputs.make(maker(rung, model))
+        except Exception as error:
+            return Run(rung, model, found, Trace(stop=Stop(error, None, None)))
+        return Run(
+            rung, model, found, record(model, args, kwargs, paths_of(found), backward=backward)
+        )
+
+
+def context_of(rung: Rung) -> contextlib.AbstractContextManager[Any]:
+    """In which new tensors are of the rung's kind."""
+    if rung == "meta":
+        return torch.device("meta")
+    if rung == "fake":
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        return FakeTensorMode(allow_non_fake_inputs=True)
+    return contextlib.nullcontext()
+
+
+def maker(rung: Rung, model: nn.Module) -> Callable[[TensorSpec], torch.Tensor]:
+    """Makes the input tensors: real ones from the user's data, else from a generator of our own."""
+    first = next(_weights(model), None)
+    device = torch.device("meta") if rung == "meta" else getattr(first, "device", "cpu")
+    generator = torch.Generator().manual_seed(0) if rung == "cpu" else None
+
+    def make(spec: TensorSpec) -> torch.Tensor:
+        if rung == "cpu" and spec.value is not None:
+            return spec.value.detach().clone().to(device)
+        if rung == "cpu" and spec.dtype.is_floating_point:
+            noise = torch.rand(spec.shape, generator=generator)
+            return noise.to(device=device, dtype=spec.dtype)
+        return torch.zeros(spec.shape, dtype=spec.dtype, device=device)
+
+    return make
+
+
+def is_abstract(error: Exception) -> bool:
+    """Whether the error is about tensors without data, not about the model or its input."""
+    kind = type(error)
+    return (
+        isinstance(error, NotImplementedError)
+        or kind.__module__.startswith(("torch._subclasses", "torch.fx.experimental"))
+        or "meta" in str(error).lower()
+    )
+
+
+def attempt_of(rung: Rung, stop: Stop) -> Attempt:
+    """The stop in words."""
+    lines = [line.strip() for line in str(stop.error).splitlines() if line.strip()]
+    reason = f"{type(stop.error).__name__}: {lines[0]}" if lines else type(stop.error).__name__
+    file, line = stop.line or (None, None)
+    return Attempt(rung, reason, stop.path, file, line)
+
+
+def _too_large(subject: Subject) -> str | None:
+    size = sum(t.numel() * t.element_size() for t in _weights(subject.model))
+    if size > free_memory() // 4:
+        return "the weights take more than a quarter of the free memory"
+    if subject.factory is None and any(t.is_meta for t in _weights(subject.model)):
+        return "the model's weights are on meta, there is no data to run"
+    return None
+
+
+def _weights(model: nn.Module) -> Iterator[torch.Tensor]:
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if not is_lazy(tensor):
+            yield tensor

@@ -1,0 +1,260 @@
+"""Memory of a training step, on fake tensors: what is alive when, of which kind, made by whom."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ptools.errors import PtoolsError
+from ptools.inputs import Inputs
+from ptools.summary.ladder import Subject, context_of, maker
+from ptools.summary.optimizer import make_optimizer
+from ptools.summary.report import TrainingMemory
+from ptools.summary.trace import Attribution, ModuleStack, quiet, tensors_in
+from ptools.summary.tree import nodes, paths_of
+
+_LARGEST_BATCH = 1 << 20
+Loss = Callable[[Any], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`activations` are the bytes that each layer path keeps from forward to backward."""
+
+    memory: TrainingMemory
+    activations: dict[str, int]
+
+
+@dataclass(slots=True)
+class _Block:
+    """One live storage."""
+
+    size: int
+    kind: str
+    path: str
+
+
+class Tracker(TorchDispatchMode):
+    """Counts the storages that are alive, by kind, and remembers the moment of the peak."""
+
+    def __init__(self, modules: ModuleStack) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.attribution = Attribution(modules)
+        self.blocks = WeakIdKeyDictionary()
+        self.live: dict[str, int] = {}
+        self.total = 0
+        self.phase = "forward"
+        self.reset_peak()
+
+    def reset_peak(self) -> None:
+        """Forget the peak so far."""
+        self.peak, self.at_peak = self.total, dict(self.live)
+        self.peak_phase, self.peak_path = self.phase, ""
+
+    def add(self, tensor: torch.Tensor, kind: str, path: str = "") -> None:
+        """Count the tensor's storage, or change the kind of one that is already counted."""
+        storage = tensor.untyped_storage()
+        block = self.blocks.get(storage)
+        if block is None:
+            block = self.blocks[storage] = _Block(storage.nbytes(), kind, path)
+            weakref.finalize(storage, self._change, block, -1).atexit = False
+            self._change(block, 1)
+        elif block.kind != kind:
+            self._change(block, -1)
+            block.kind = kind
+            self._change(block, 1)
+
+    def kept(self, kind: str) -> dict[str, int]:
+        """Bytes alive of a kind, by the module path that made them."""
+        sums: dict[str, int] = {}
+        for block in self.blocks.values():
+            if block.kind == kind:
+                sums[block.path] = sums.get(block.path, 0) + block.size
+        return sums
+
+    def _change(self, block: _Block, sign: int) -> None:
+        self.live[block.kind] = self.live.get(block.kind, 0) + sign * block.size
+        self.total += sign * block.size
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        path, _, _ = self.attribution.current(sys._getframe(1))
+        kind = "activations" if self.phase == "forward" else "temporary"
+        for tensor in tensors_in(out):
+            if tensor.untyped_storage() not in self.blocks:
+                self.add(tensor, kind, path)
+        if self.total > self.peak:
+            self.peak, self.at_peak = self.total, dict(self.live)
+            self.peak_phase, self.peak_path = self.phase, path
+        return out
+
+
+def measure(
+    subject: Subject,
+    inputs: Inputs,
+    optimizer: str,
+    fit: int | None = None,
+    loss: Loss | None = None,
+) -> Measured:
+    """The second training step (the first makes the optimizer's state), at its peak.
+
+    Loss, unless given: what the model returns as `loss`; cross-entropy for one output of
+    (batch, classes); else the mean of squares of the outputs. With `fit` (bytes) the largest
+    batch whose peak is within it is searched too.
+
+    Raises PtoolsError if the step can't be run on fake tensors.
+    """
+    inputs = _with_labels(subject.model, inputs)
+    measured = _step(subject, inputs, optimizer, loss)
+    if fit is None:
+        return measured
+    batch, peak = _largest_batch(
+        lambda size: _step(subject, inputs.with_batch(size), optimizer, loss).memory.peak_bytes,
+        measured.memory,
+        fit,
+    )
+    memory = replace(
+        measured.memory, limit_bytes=fit, largest_batch=batch, largest_batch_peak_bytes=peak
+    )
+    return Measured(memory, measured.activations)
+
+
+def _step(subject: Subject, inputs: Inputs, optimizer: str, loss: Loss | None) -> Measured:
+    with quiet(), context_of("fake"):
+        try:
+            model = subject.stand_in("fake")
+            args, kwargs = inputs.make(maker("fake", model))
+            return _two_steps(model, args, kwargs, inputs, optimizer, loss or default_loss)
+        except PtoolsError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [""]
+            raise PtoolsError(
+                f"a training step of this model can't be simulated: "
+                f"{type(error).__name__}: {reason[0]}",
+                hint="leave --train and --fit out; --backward counts operations without it",
+            ) from error
+
+
+def _two_steps(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    inputs: Inputs,
+    optimizer_text: str,
+    loss_of: Loss,
+) -> Measured:
+    tracker = Tracker(ModuleStack(model, paths_of(nodes(model))))
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = make_optimizer(optimizer_text, trainable)
+    for kind, tensors in (
+        ("parameters", model.parameters()),
+        ("buffers", model.buffers()),
+        ("inputs", tensors_in((args, kwargs))),
+    ):
+        for tensor in tensors:
+            tracker.add(tensor, kind)
+    for parameter in trainable:
+        parameter.register_post_accumulate_grad_hook(
+            lambda p: tracker.add(p.grad, "gradients") if p.grad is not None else None
+        )
+    activations: dict[str, int] = {}
+    after_forward = 0
+    with tracker:
+        for _ in range(2):
+            tracker.phase = "forward"
+            tracker.reset_peak()
+            loss = loss_of(model(*args, **kwargs))
+            activations, after_forward = tracker.kept("activations"), tracker.total
+            tracker.phase = "backward"
+            loss.backward()
+            del loss
+            tracker.phase = "optimizer step"
+            if optimizer is not None:
+                optimizer.step()
+                for tensor in tensors_in(list(optimizer.state.values())):
+                    tracker.add(tensor, "optimizer_state")
+            for parameter in trainable:
+                parameter.grad = None
+    first = next(iter(inputs.specs()), None)
+    at = tracker.at_peak.get
+    memory = TrainingMemory(
+        optimizer=optimizer_text,
+        batch=first.shape[0] if first and first.shape else None,
+        peak_bytes=tracker.peak,
+        parameters=at("parameters", 0),
+        buffers=at("buffers", 0),
+        gradients=at("gradients", 0),
+        optimizer_state=at("optimizer_state", 0),
+        inputs=at("inputs", 0),
+        activations=at("activations", 0),
+        temporary=at("temporary", 0),
+        phase=tracker.peak_phase,
+        layer=tracker.peak_path or None,
+        after_forward_bytes=after_forward,
+    )
+    return Measured(memory, activations)
+
+
+def default_loss(output: Any) -> torch.Tensor:
+    """The model's own loss if it returns one, else a usual one for the output's shape."""
+    own = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+    if isinstance(own, torch.Tensor):
+        return own
+    tensors = [t for t in tensors_in(output) if t.requires_grad]
+    if not tensors:
+        raise PtoolsError(
+            "no output of the forward requires a gradient, so there is nothing to train",
+            hint="unfreeze some parameters, or leave --train out",
+        )
+    if len(tensors) == 1 and tensors[0].dim() == 2 and tensors[0].is_floating_point():
+        target = torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
+        return nn.functional.cross_entropy(tensors[0], target)
+    return torch.stack([t.float().square().mean() for t in tensors]).sum()
+
+
+def _with_labels(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Hugging Face language models compute their own loss when they get labels."""
+    heads = ("LMHead", "ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
+    is_language_model = any(head in type(model).__name__ for head in heads)
+    ids = inputs.kwargs.get("decoder_input_ids", inputs.kwargs.get("input_ids"))
+    if not is_language_model or ids is None or "labels" in inputs.kwargs:
+        return inputs
+    return replace(inputs, kwargs={**inputs.kwargs, "labels": ids})
+
+
+def _largest_batch(
+    peak_of: Callable[[int], int], known: TrainingMemory, limit: int
+) -> tuple[int, int]:
+    """The largest batch within `limit` bytes, and its peak; (0, ...) if none is.
+
+    The peak grows about linearly with the batch, so each trial is where the line through the
+    last two meets the limit, kept inside the bracket that is known.
+    """
+    fits: tuple[int, int] | None = None
+    over: tuple[int, int] | None = None
+    trial, peak = known.batch or 1, known.peak_bytes
+    last: tuple[int, int] | None = None
+    while True:
+        if peak <= limit:
+            fits = (trial, peak)
+        else:
+            over = (trial, peak)
+        low, high = fits[0] if fits else 0, over[0] if over else _LARGEST_BATCH
+        if high - low <= 1:
+            return fits or (0, (over or (0, 0))[1])
+        slope = (peak - last[1]) / (trial - last[0]) if last and last[0] != trial else 0.0
+        guess = trial + int((limit - peak) / slope) if slope > 0 else 2 * trial
+        last = (trial, peak)
+        trial = min(max(guess, low + 1), high - 1)
+        peak = peak_of(trial)

@@ -1,0 +1,156 @@
+"""A `Summary` on the screen: the table, the totals, and the verdict as the last line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ptools.files import human_bytes
+from ptools.summary.report import Summary, TrainingMemory
+from ptools.summary.table import Table, human_count, table_of
+
+_BAR = 10  # cells
+
+
+class _Bar:
+    """A bar for a share of the whole, in plain ASCII where the terminal has no more."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        cells = round(self.share * _BAR)
+        mark = "#" if options.ascii_only else "█"
+        yield Text(mark * cells + " " * (_BAR - cells) + f"{self.share:7.1%}", style="cyan")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(_BAR + 7, _BAR + 7)
+
+
+def render(summary: Summary, table: Table | None = None) -> RenderableType:
+    """The table (by default that of `table_of`), totals, what is missing, and the verdict."""
+    return Group(
+        rich_table(table or table_of(summary)), *(Text.assemble(*p) for p in _below(summary))
+    )
+
+
+def rich_table(table: Table) -> RenderableType:
+    """The rows with a bar for each one's share."""
+    rich = RichTable(box=None, pad_edge=False, header_style="bold")
+    for name in table.columns:
+        left = name in Table.LEFT
+        rich.add_column(
+            name, justify="left" if left else "right", no_wrap=not left, overflow="fold"
+        )
+    bars = any(table.shares)
+    if bars:
+        rich.add_column("share", no_wrap=True)
+    for row, share, dim in zip(table.rows, table.shares, table.dim, strict=True):
+        cells: list[RenderableType] = [Text(cell) for cell in row]
+        if bars:
+            cells.append(_Bar(share) if share else "")
+        rich.add_row(*cells, style="dim" if dim else None)
+    return rich
+
+
+Piece = str | tuple[str, str]
+
+
+def _below(summary: Summary) -> Iterator[list[Piece]]:
+    yield [""]
+    yield [("parameters  ", "bold"), _parameters(summary)]
+    if summary.macs is not None:
+        yield [("forward     ", "bold"), _forward(summary)]
+    if summary.backward_macs is not None:
+        yield [("backward    ", "bold"), f"{human_count(summary.backward_macs)}MACs"]
+    if summary.memory is not None:
+        for line in _memory(summary.memory):
+            yield [("training    ", "bold"), line]
+    for entry in summary.not_counted:
+        where = f", first in {entry.layer}" if entry.layer else ""
+        text = f"{entry.operation} x{entry.calls:,}{where}: its cost is in no total above"
+        yield [("NOT COUNTED ", "bold yellow"), text]
+    for attempt in summary.attempts:
+        where = f" ({attempt.where})" if attempt.where else ""
+        yield [(f"not on {attempt.rung:<5}", "yellow"), f"{attempt.reason}{where}"]
+    for advice in summary.advice:
+        yield [("advice      ", "bold magenta"), f"{', '.join(advice.layers)}: {advice.cost}"]
+        yield ["            ", advice.change]
+    for note in summary.notes:
+        yield [("note        ", "bold yellow"), note]
+    yield [""]
+    yield [(verdict(summary), "bold")]
+
+
+def verdict(summary: Summary) -> str:
+    """The whole in one line."""
+    text = f"{summary.model}: {human_count(summary.parameters)} parameters"
+    if summary.macs is None:
+        return f"{text}; not run, so no shapes and no MACs"
+    more = "at least " if summary.not_counted or summary.stopped else ""
+    text += f", {more}{human_count(summary.macs)}MACs forward"
+    if summary.stopped:
+        return f"{text}; INCOMPLETE: stopped in {summary.stopped.where or 'the model'}"
+    if summary.memory is not None:
+        text += f", {_training_verdict(summary.memory)}"
+    if summary.input_source == "guessed":
+        text += f"; input guessed from {summary.input_origin}, pass --input to be sure"
+    return text
+
+
+def _parameters(summary: Summary) -> str:
+    dtypes = ", ".join(
+        dtype if len(summary.dtypes) == 1 else f"{human_count(count)} {dtype}"
+        for dtype, count in summary.dtypes.items()
+    )
+    frozen = summary.parameters - summary.trainable
+    trainable = f"{summary.trainable:,} trainable, {frozen:,} frozen" if frozen else "all trainable"
+    buffers = f"; {summary.buffers:,} in buffers" if summary.buffers else ""
+    size = human_bytes(summary.bytes)
+    return f"{summary.parameters:,} ({dtypes or 'none'}), {trainable}{buffers}; {size} in all"
+
+
+def _forward(summary: Summary) -> str:
+    macs = summary.macs or 0
+    return (
+        f"{human_count(macs)}MACs ({human_count(2 * macs)}FLOPs) for {summary.inputs}, "
+        f"{summary.input_source} ({summary.input_origin}), run on {summary.rung}"
+    )
+
+
+def _memory(memory: TrainingMemory) -> Iterator[str]:
+    parts = {
+        "parameters": memory.parameters,
+        "gradients": memory.gradients,
+        memory.optimizer: memory.optimizer_state,
+        "buffers": memory.buffers,
+        "inputs": memory.inputs,
+        "activations": memory.activations,
+        "temporary": memory.temporary,
+    }
+    where = f" in {memory.layer}" if memory.layer else ""
+    yield (
+        f"peak {human_bytes(memory.peak_bytes)} of tensor memory, in the {memory.phase}{where} "
+        f"(batch {memory.batch}, {memory.optimizer})"
+    )
+    yield "= " + " + ".join(f"{human_bytes(size)} {name}" for name, size in parts.items() if size)
+    yield "CUDA context, workspaces and allocator slack come on top"
+    if memory.limit_bytes is not None:
+        yield _fit(memory)
+
+
+def _fit(memory: TrainingMemory) -> str:
+    limit = human_bytes(memory.limit_bytes or 0)
+    if not memory.largest_batch:
+        return f"not even a batch of 1 fits {limit}"
+    return f"the largest batch that fits {limit} is {memory.largest_batch:,}"
+
+
+def _training_verdict(memory: TrainingMemory) -> str:
+    if memory.limit_bytes is not None:
+        return _fit(memory)
+    return f"{human_bytes(memory.peak_bytes)} to train at batch {memory.batch}"

@@ -1,0 +1,291 @@
+"""A summary as tables: columns and rows of text, for the screen, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ptools.errors import UsageError
+from ptools.files import human_bytes
+from ptools.summary.fold import Group, fold
+from ptools.summary.report import Layer, Shape, Summary
+
+By = Literal["module", "type", "op", "line"]
+Sort = Literal["order", "macs", "parameters", "activations"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` of text; `shares` are each row's part of the whole cost (0 to 1) for its bar."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    shares: tuple[float, ...]
+    dim: tuple[bool, ...]
+    note: str = ""
+
+    LEFT = ("layer", "type", "output", "operation", "line", "code")
+
+
+def table_of(
+    summary: Summary, by: By = "module", depth: int | None = 3, sort: Sort = "order"
+) -> Table:
+    """The rows to show; `depth` None is all, a `sort` other than "order" flattens the tree.
+
+    Raises UsageError for a sort by activations that were not measured.
+    """
+    if sort == "activations" and summary.memory is None:
+        raise UsageError("activations are measured with --train only", hint="add --train")
+    if by == "op":
+        return _by_operation(summary)
+    if by == "line":
+        return _by_line(summary)
+    if by == "type":
+        return _by_type(summary)
+    return _by_module(summary, depth, sort)
+
+
+def human_count(count: float) -> str:
+    """Four digits and a unit: `4.089 G`."""
+    for unit in ("", " K", " M", " G", " T", " P"):
+        if abs(count) < 999.95 or unit == " P":
+            return f"{count:#.4g}{unit}" if unit else f"{count:.0f}"
+        count /= 1000
+    raise AssertionError
+
+
+def shape_text(shapes: Iterable[Shape]) -> str:
+    """`1x3x224x224`, several joined by commas."""
+    return ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)
+
+
+def markdown(table: Table) -> str:
+    """As a GitHub table."""
+    right = ["---" if name in Table.LEFT else "---:" for name in table.columns]
+    lines = [table.columns, tuple(right), *table.rows]
+    escaped = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
+    text = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    return re.sub(r"(?<=^\| )(  )+", lambda m: "&nbsp;" * len(m[0]), text, flags=re.MULTILINE)
+
+
+def csv_text(summary: Summary, by: By = "module") -> str:
+    """Every row in full numbers, unfolded."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if by == "module":
+        writer.writerow(_CSV_COLUMNS)
+        for layer in summary.layers:
+            values = (getattr(layer, name) for name in _CSV_COLUMNS)
+            writer.writerow([_csv_value(value) for value in values])
+    elif by == "op":
+        writer.writerow(("operation", "calls", "macs", "backward_macs", "bytes"))
+        writer.writerows(
+            (o.name, o.calls, o.macs, o.backward_macs, o.bytes) for o in summary.operations
+        )
+    elif by == "line":
+        writer.writerow(("file", "line", "macs", "backward_macs", "code"))
+        writer.writerows((s.file, s.line, s.macs, s.backward_macs, s.code) for s in summary.lines)
+    else:
+        writer.writerow(("type", "layers", "calls", "parameters", "macs"))
+        writer.writerows((name, *sums) for name, sums in _types(summary))
+    return out.getvalue()
+
+
+_CSV_COLUMNS = (
+    "path",
+    "type",
+    "depth",
+    "kernel",
+    "calls",
+    "inputs",
+    "outputs",
+    "parameters",
+    "own_parameters",
+    "trainable",
+    "buffers",
+    "bytes",
+    "macs",
+    "own_macs",
+    "backward_macs",
+    "activation_bytes",
+    "tied",
+    "same_as",
+)
+
+
+def _csv_value(value: object) -> object:
+    if isinstance(value, tuple):
+        shapes = [item for item in value if isinstance(item, tuple)]
+        return shape_text(shapes) if shapes else "; ".join(map(str, value))
+    return value
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    cell: Callable[[Layer, int], str]
+
+
+def _by_module(summary: Summary, depth: int | None, sort: Sort) -> Table:
+    columns = _columns(summary)
+    rows: list[tuple[str, ...]] = []
+    shares: list[float] = []
+    dim: list[bool] = []
+    ran = summary.macs is not None and summary.stopped is None
+    for label, group in _order(summary, depth, sort):
+        layer, count = group.layer, group.count
+        kind = layer.type + (f" {layer.kernel}" if layer.kernel else "")
+        kind += f" x{count}" if count > 1 else ""
+        cells = [column.cell(layer, count) for column in columns]
+        rows.append((label, kind + _remark(group, ran), *cells))
+        shares.append(_share(summary, layer, count))
+        dim.append(ran and not group.ran)
+    names = ("layer", "type", *(column.name for column in columns))
+    folded = any(group.count > 1 for _, group in _order(summary, depth, sort))
+    note = "a row marked xN, and those below it, are sums over N equal layers" if folded else ""
+    return Table(names, tuple(rows), tuple(shares), tuple(dim), note)
+
+
+def _columns(summary: Summary) -> list[_Column]:
+    columns = [_Column("params", lambda la, n: f"{la.parameters * n:,}" if la.parameters else "")]
+    if summary.macs is not None:
+        columns.insert(0, _Column("output", lambda la, n: shape_text(la.outputs[:1])))
+        columns.append(_Column("MACs", lambda la, n: _count(la.macs * n)))
+    if summary.backward_macs is not None:
+        columns.append(_Column("backward", lambda la, n: _count(la.backward_macs * n)))
+    if summary.memory is not None:
+        columns.append(_Column("activations", lambda la, n: _bytes((la.activation_bytes or 0) * n)))
+    return columns
+
+
+def _order(summary: Summary, depth: int | None, sort: Sort) -> Iterator[tuple[str, Group]]:
+    root = fold(summary.layers)
+    if sort == "order":
+        yield from _tree(root, summary.model, 0, depth)
+        return
+    keys: dict[str, Callable[[Layer], int]] = {
+        "macs": lambda layer: layer.own_macs + 0,
+        "parameters": lambda layer: layer.own_parameters,
+        "activations": lambda layer: layer.activation_bytes or 0,
+    }
+    holders = [la for la in summary.layers if keys[sort](la)]
+    if sort == "activations":
+        parents = {la.path.rpartition(".")[0] for la in summary.layers if la.path}
+        holders = [la for la in holders if la.path not in parents]
+    for layer in sorted(holders, key=keys[sort], reverse=True):
+        yield layer.path or summary.model, Group(layer.name, layer, (), 0, True)
+
+
+def _tree(group: Group, label: str, level: int, depth: int | None) -> Iterator[tuple[str, Group]]:
+    yield "  " * level + label, group
+    if depth is None or level < depth:
+        for child in group.children:
+            times = group.count * child.count
+            scaled = Group(child.label, child.layer, child.children, child.kind, child.ran, times)
+            yield from _tree(scaled, child.label, level + 1, depth)
+
+
+def _remark(group: Group, ran: bool) -> str:
+    layer = group.layer
+    if layer.same_as is not None:
+        return f" (same as {layer.same_as})"
+    if layer.tied:
+        return f" (tied: {', '.join(layer.tied)})"
+    if ran and not group.ran:
+        return " (not called)"
+    return f" (called {layer.calls} times)" if layer.calls > 1 else ""
+
+
+def _share(summary: Summary, layer: Layer, count: int) -> float:
+    if summary.macs:
+        return layer.macs * count / summary.macs
+    return layer.parameters * count / summary.parameters if summary.parameters else 0.0
+
+
+def _by_operation(summary: Summary) -> Table:
+    total = (summary.macs or 0) + (summary.backward_macs or 0)
+    uncounted = {entry.operation for entry in summary.not_counted}
+    rows = []
+    for op in summary.operations:
+        macs = "NOT COUNTED" if op.name in uncounted else _count(op.macs)
+        rows.append(
+            (
+                op.name.removeprefix("aten::"),
+                f"{op.calls:,}",
+                macs,
+                _count(op.backward_macs),
+                _bytes(op.bytes),
+            )
+        )
+    shares = [(op.macs + op.backward_macs) / total if total else 0.0 for op in summary.operations]
+    columns = ("operation", "calls", "MACs", "backward", "read+written")
+    return _plain(columns, rows, shares, drop_backward=summary.backward_macs is None)
+
+
+def _by_line(summary: Summary) -> Table:
+    total = (summary.macs or 0) + (summary.backward_macs or 0)
+    rows = [
+        (f"{_short(s.file)}:{s.line}", _count(s.macs), _count(s.backward_macs), s.code)
+        for s in summary.lines
+    ]
+    shares = [(s.macs + s.backward_macs) / total if total else 0.0 for s in summary.lines]
+    columns = ("line", "MACs", "backward", "code")
+    return _plain(columns, rows, shares, drop_backward=summary.backward_macs is None)
+
+
+def _by_type(summary: Summary) -> Table:
+    total = summary.macs or 0
+    found = _types(summary)
+    rows = [
+        (name, f"{layers:,}", f"{calls:,}", f"{parameters:,}", _count(macs))
+        for name, (layers, calls, parameters, macs) in found
+    ]
+    shares = [sums[3] / total if total else 0.0 for _, sums in found]
+    return _plain(("type", "layers", "calls", "params", "MACs"), rows, shares)
+
+
+def _types(summary: Summary) -> list[tuple[str, list[int]]]:
+    """Own counts by layer type: layers, calls, parameters, MACs."""
+    sums: dict[str, list[int]] = {}
+    for layer in summary.layers:
+        entry = sums.setdefault(layer.type, [0, 0, 0, 0])
+        values = (layer.same_as is None, layer.calls, layer.own_parameters, layer.own_macs)
+        for i, value in enumerate(values):
+            entry[i] += value
+    return sorted(sums.items(), key=lambda item: (-item[1][3], -item[1][2], item[0]))
+
+
+def _plain(
+    columns: tuple[str, ...],
+    rows: Sequence[tuple[str, ...]],
+    shares: Sequence[float],
+    drop_backward: bool = False,
+) -> Table:
+    keep = [i for i, name in enumerate(columns) if not (drop_backward and name == "backward")]
+    return Table(
+        tuple(columns[i] for i in keep),
+        tuple(tuple(row[i] for i in keep) for row in rows),
+        tuple(shares),
+        tuple(False for _ in rows),
+    )
+
+
+def _count(count: int) -> str:
+    return human_count(count) if count else ""
+
+
+def _bytes(count: int) -> str:
+    return human_bytes(count) if count else ""
+
+
+def _short(file: str) -> str:
+    """Relative to here if it is below, else from the package folder on."""
+    path = Path(file)
+    if path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return file.rpartition("site-packages/")[2]
