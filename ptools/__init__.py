@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptools.errors import PtoolsError
+    from ptools.summary.engine import summarize
     from ptools.summary.report import Summary
-    from ptools.summary.summarize import summarize
 
 __version__ = "0.1.0"
 

@@ -44,6 +44,14 @@ def parse_bytes(text: str) -> int:
     return round(float(match["number"]) * float(base) ** power)
 
 
+def shown_path(file: str) -> str:
+    """A source file as a person knows it: from here on, or from its package's folder on."""
+    path = Path(file)
+    if path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return file.rpartition("site-packages/")[2]
+
+
 def free_space(path: str | Path) -> int:
     """Free bytes on the disk that holds `path`, which need not exist yet."""
     place = Path(path).absolute()

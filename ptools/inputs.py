@@ -137,18 +137,18 @@ def parse_dtype(text: str) -> torch.dtype:
     return dtype
 
 
-def required_arguments(model: nn.Module) -> list[str]:
-    """Names of the forward's parameters that have no default."""
+def forward_arguments(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of the forward's parameters: those without a default, and the others."""
+    required: list[str] = []
+    optional: list[str] = []
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):
-        return []
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [
-        p.name
-        for p in parameters
-        if p.default is p.empty and (p.kind in positional or p.kind is p.KEYWORD_ONLY)
-    ]
+        return required, optional
+    for p in parameters:
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            (required if p.default is p.empty else optional).append(p.name)
+    return required, optional
 
 
 def given(inputs: Inputs, model: nn.Module) -> Iterator[Inputs]:
@@ -279,7 +279,7 @@ def guesses(model: nn.Module) -> Generator[Inputs, str | None, None]:
     tried next ("Input height (224) doesn't match model (378)").
     """
     leaf = first_layer(model)
-    if leaf is None or len(required_arguments(model)) > 1:
+    if leaf is None or len(forward_arguments(model)[0]) > 1:
         return
     name, layer = leaf
     tried: set[tuple[int, ...]] = set()
@@ -290,7 +290,7 @@ def guesses(model: nn.Module) -> Generator[Inputs, str | None, None]:
         if shape in tried:
             continue
         tried.add(shape)
-        origin = f"{name or type(model).__name__} ({type(layer).__name__})"
+        origin = f"{name} ({type(layer).__name__})" if name else type(layer).__name__
         message = yield Inputs((TensorSpec(shape, dtype),), {}, "guessed", origin)
         if message and len(shape) == 4:
             sides = [int(n) for n in re.findall(r"\b\d{2,4}\b", message)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   ptools summary examples/summary.py --depth 2
-  ptools summary examples/summary.py:Net -a width=64 --train --optimizer sgd --batch 32
+  ptools summary examples/summary.py:Net -a width=32 --train --batch 8
 """
 
 
@@ -182,4 +182,4 @@ def _summarize(spec: str, arguments: list[str], settings: dict[str, Any]) -> "Su
 
     with console.progress(f"summarising {spec}"), redirect_stdout(sys.stderr):
         summary = summarize(build, namespace=beside, **settings)
-    return replace(summary, model=label)
+    return summary if beside else replace(summary, model=label)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ptools.errors import PtoolsError, UsageError
-from ptools.files import human_bytes
+from ptools.files import human_bytes, shown_path
+from ptools.summary.source import user_line
 
 LARGE = 4096  # elements; the tensors that constructors read back are far smaller
 
@@ -45,6 +48,7 @@ class LazyWeights(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        _refuse_training(func)
         if func in _FACTORIES and _on_cpu(kwargs) and _elements(args, kwargs) > LARGE:
             kwargs["device"] = "meta"
         return func(*args, **kwargs)
@@ -61,6 +65,7 @@ class WithinBudget(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        _refuse_training(func)
         if func in _FACTORIES:
             dtype = kwargs.get("dtype") or torch.get_default_dtype()
             self.left -= _elements(args, kwargs) * dtype.itemsize
@@ -109,8 +114,6 @@ def free_memory() -> int:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    import os
-
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
@@ -118,7 +121,6 @@ def free_memory() -> int:
 def preserve_rng() -> Iterator[None]:
     """Leave Python's, NumPy's and torch's global random states as they were."""
     import random
-    import sys
 
     state = random.getstate()
     numpy = sys.modules.get("numpy")
@@ -131,6 +133,16 @@ def preserve_rng() -> Iterator[None]:
             random.setstate(state)
             if numpy:
                 numpy.random.set_state(numpy_state)
+
+
+def _refuse_training(func: Any) -> None:
+    """A script that trains when it is imported would do so for hours."""
+    if func is torch.Tensor.backward:
+        file, line = user_line(sys._getframe(2)) or ("the target", 0)
+        raise UsageError(
+            f"{shown_path(file)}:{line} trains: loading a model must not run a backward",
+            hint='move the training under `if __name__ == "__main__":`',
+        )
 
 
 def _on_cpu(kwargs: dict[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
 
 from rich.console import Group as Lines
@@ -21,7 +21,8 @@ Pair = tuple[Group | None, Group | None]
 
 def render_diff(left: Summary, right: Summary, depth: int | None = 3) -> RenderableType:
     """The table of layers, the totals of both, and the verdict as the last line."""
-    totals = [("parameters", left.parameters, right.parameters, human_count)]
+    totals: list[tuple[str, int, int, Callable[[float], str]]] = []
+    totals.append(("parameters", left.parameters, right.parameters, human_count))
     totals.append(("bytes", left.bytes, right.bytes, human_bytes))
     if left.macs is not None and right.macs is not None:
         totals.append(("MACs", left.macs, right.macs, human_count))

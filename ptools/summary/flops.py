@@ -127,6 +127,7 @@ def _quantised_conv(x: torch.Tensor, packed: Any, *_: Any, out_val: torch.Tensor
 
 _MORE: dict[str, Formula] = {
     "aten::convolution": _conv,
+    "aten::_convolution": _conv,
     "aten::convolution_backward": _conv_backward,
     "aten::mm": _matmul,
     "aten::bmm": _matmul,

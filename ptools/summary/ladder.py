@@ -63,7 +63,7 @@ def climb(subject: Subject, inputs: Inputs, *, backward: bool, patient: bool = T
     """
     attempts: list[Attempt] = []
     furthest: Run | None = None
-    for rung in ("meta", "fake", "cpu"):
+    for rung in rungs_for(subject.model):
         if rung == "cpu" and (reason := _too_large(subject)):
             attempts.append(Attempt("cpu", reason))
             break
@@ -72,7 +72,7 @@ def climb(subject: Subject, inputs: Inputs, *, backward: bool, patient: bool = T
         if stop is None:
             return Run(rung, run.model, run.nodes, run.trace, tuple(attempts))
         attempts.append(attempt_of(rung, stop))
-        if furthest is None or len(run.trace.calls) >= len(furthest.trace.calls):
+        if furthest is None or len(run.trace.visits) >= len(furthest.trace.visits):
             furthest = run
         if not patient and not is_abstract(stop.error):
             break
@@ -80,31 +80,32 @@ def climb(subject: Subject, inputs: Inputs, *, backward: bool, patient: bool = T
     return Run(furthest.rung, furthest.model, furthest.nodes, furthest.trace, tuple(attempts))
 
 
+def rungs_for(model: nn.Module) -> tuple[Rung, ...]:
+    """TorchScript's interpreter does not take tensors on meta."""
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    return ("fake", "cpu") if scripted else ("meta", "fake", "cpu")
+
+
 def run_on(rung: Rung, subject: Subject, inputs: Inputs, *, backward: bool) -> Run:
     """One run on one rung; what fails, be it the copy, becomes the trace's stop."""
-    with contextlib.ExitStack() as stack:
-        model, found = subject.model, []
+    model, found = subject.model, []
+    with fake_tensors() if rung == "fake" else contextlib.nullcontext():
         try:
-            stack.enter_context(context_of(rung))
             model = subject.stand_in(rung)
             found = nodes(model)
             args, kwargs = inputs.make(maker(rung, model))
         except Exception as error:
             return Run(rung, model, found, Trace(stop=Stop(error, None, None)))
-        return Run(
-            rung, model, found, record(model, args, kwargs, paths_of(found), backward=backward)
-        )
+        with torch.device("meta") if rung == "meta" else contextlib.nullcontext():
+            trace = record(model, args, kwargs, paths_of(found), backward=backward)
+        return Run(rung, model, found, trace)
 
 
-def context_of(rung: Rung) -> contextlib.AbstractContextManager[Any]:
-    """In which new tensors are of the rung's kind."""
-    if rung == "meta":
-        return torch.device("meta")
-    if rung == "fake":
-        from torch._subclasses.fake_tensor import FakeTensorMode
+def fake_tensors() -> contextlib.AbstractContextManager[Any]:
+    """In which all new tensors are fake. The import is torch's compiler: over a second."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
-        return FakeTensorMode(allow_non_fake_inputs=True)
-    return contextlib.nullcontext()
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def maker(rung: Rung, model: nn.Module) -> Callable[[TensorSpec], torch.Tensor]:

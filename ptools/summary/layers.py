@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -41,7 +41,7 @@ def layers_of(
             row.backward_macs += call.flops // 2 if call.backward else 0
     for path, size in (activations or {}).items():
         rows[path].activation_bytes += size
-    own = {path: replace(row) for path, row in rows.items()}
+    own = {path: (row.parameters, row.macs) for path, row in rows.items()}
     for node in reversed(found):
         if node.path:
             _add(rows[node.path.rpartition(".")[0]], rows[node.path])
@@ -53,7 +53,7 @@ def layers_of(
 
 def _layer(
     node: Node,
-    own: _Row,
+    own: tuple[int, int],
     total: _Row,
     trace: Trace,
     same_as: str | None,
@@ -62,22 +62,22 @@ def _layer(
     visit = trace.visits.get(node.path, Visit())
     return Layer(
         path=node.path,
-        type=type(node.module).__name__,
+        type=getattr(node.module, "original_name", type(node.module).__name__),
         depth=node.depth,
         kernel=node.kernel,
         calls=visit.calls,
         inputs=visit.inputs,
         outputs=visit.outputs,
         parameters=total.parameters,
-        own_parameters=own.parameters,
+        own_parameters=own[0],
         trainable=total.trainable,
         buffers=total.buffers,
         bytes=total.bytes,
         macs=total.macs,
-        own_macs=own.macs,
+        own_macs=own[1],
         backward_macs=total.backward_macs,
         activation_bytes=None if activations is None else total.activation_bytes,
-        tied=tuple(own.tied),
+        tied=tuple(total.tied),
         same_as=same_as,
     )
 

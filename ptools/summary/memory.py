@@ -15,7 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ptools.errors import PtoolsError
 from ptools.inputs import Inputs
-from ptools.summary.ladder import Subject, context_of, maker
+from ptools.summary.ladder import Subject, fake_tensors, maker
 from ptools.summary.optimizer import make_optimizer
 from ptools.summary.report import TrainingMemory
 from ptools.summary.trace import Attribution, ModuleStack, quiet, tensors_in
@@ -130,7 +130,7 @@ def measure(
 
 
 def _step(subject: Subject, inputs: Inputs, optimizer: str, loss: Loss | None) -> Measured:
-    with quiet(), context_of("fake"):
+    with quiet(), fake_tensors():
         try:
             model = subject.stand_in("fake")
             args, kwargs = inputs.make(maker("fake", model))

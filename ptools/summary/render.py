@@ -66,7 +66,7 @@ def _below(summary: Summary) -> Iterator[list[Piece]]:
     if summary.macs is not None:
         yield [("forward     ", "bold"), _forward(summary)]
     if summary.backward_macs is not None:
-        yield [("backward    ", "bold"), f"{human_count(summary.backward_macs)}MACs"]
+        yield [("backward    ", "bold"), f"{human_count(summary.backward_macs, 'MACs')}"]
     if summary.memory is not None:
         for line in _memory(summary.memory):
             yield [("training    ", "bold"), line]
@@ -92,7 +92,7 @@ def verdict(summary: Summary) -> str:
     if summary.macs is None:
         return f"{text}; not run, so no shapes and no MACs"
     more = "at least " if summary.not_counted or summary.stopped else ""
-    text += f", {more}{human_count(summary.macs)}MACs forward"
+    text += f", {more}{human_count(summary.macs, 'MACs')} forward"
     if summary.stopped:
         return f"{text}; INCOMPLETE: stopped in {summary.stopped.where or 'the model'}"
     if summary.memory is not None:
@@ -117,7 +117,7 @@ def _parameters(summary: Summary) -> str:
 def _forward(summary: Summary) -> str:
     macs = summary.macs or 0
     return (
-        f"{human_count(macs)}MACs ({human_count(2 * macs)}FLOPs) for {summary.inputs}, "
+        f"{human_count(macs, 'MACs')} ({human_count(2 * macs, 'FLOPs')}) for {summary.inputs}, "
         f"{summary.input_source} ({summary.input_origin}), run on {summary.rung}"
     )
 
@@ -126,7 +126,7 @@ def _memory(memory: TrainingMemory) -> Iterator[str]:
     parts = {
         "parameters": memory.parameters,
         "gradients": memory.gradients,
-        memory.optimizer: memory.optimizer_state,
+        f"{memory.optimizer} state": memory.optimizer_state,
         "buffers": memory.buffers,
         "inputs": memory.inputs,
         "activations": memory.activations,

@@ -52,8 +52,6 @@ def replica(model: nn.Module, place: Place) -> nn.Module:
 
 def on_meta(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of the same shape, strides and dtype without memory, on device `meta`."""
-    if tensor.layout is torch.strided and not tensor.is_quantized:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return torch.empty_like(tensor, device="meta")
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ptools.files import shown_path
+
 Rung = Literal["meta", "fake", "cpu", "parameters"]
 Shape = tuple[int, ...]
 
@@ -85,7 +87,7 @@ class Attempt:
 
     @property
     def where(self) -> str:
-        place = f"{self.file}:{self.line}" if self.file else ""
+        place = f"{shown_path(self.file)}:{self.line}" if self.file else ""
         layer = f"layer {self.layer}" if self.layer else ""
         return ", ".join(part for part in (place, layer) if part)
 

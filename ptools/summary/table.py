@@ -7,11 +7,10 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from ptools.errors import UsageError
-from ptools.files import human_bytes
+from ptools.files import human_bytes, shown_path
 from ptools.summary.fold import Group, fold
 from ptools.summary.report import Layer, Shape, Summary
 
@@ -50,11 +49,11 @@ def table_of(
     return _by_module(summary, depth, sort)
 
 
-def human_count(count: float) -> str:
-    """Four digits and a unit: `4.089 G`."""
-    for unit in ("", " K", " M", " G", " T", " P"):
-        if abs(count) < 999.95 or unit == " P":
-            return f"{count:#.4g}{unit}" if unit else f"{count:.0f}"
+def human_count(count: float, unit: str = "") -> str:
+    """Four digits and a prefix: `4.089 G`, `4.089 GMACs`."""
+    for prefix in ("", "K", "M", "G", "T", "P"):
+        if abs(count) < 999.95 or prefix == "P":
+            return f"{count:#.4g} {prefix}{unit}" if prefix else f"{count:.0f} {unit}".rstrip()
         count /= 1000
     raise AssertionError
 
@@ -142,7 +141,7 @@ def _by_module(summary: Summary, depth: int | None, sort: Sort) -> Table:
         kind = layer.type + (f" {layer.kernel}" if layer.kernel else "")
         kind += f" x{count}" if count > 1 else ""
         cells = [column.cell(layer, count) for column in columns]
-        rows.append((label, kind + _remark(group, ran), *cells))
+        rows.append((label, kind + _remark(summary, group, ran), *cells))
         shares.append(_share(summary, layer, count))
         dim.append(ran and not group.ran)
     names = ("layer", "type", *(column.name for column in columns))
@@ -190,10 +189,12 @@ def _tree(group: Group, label: str, level: int, depth: int | None) -> Iterator[t
             yield from _tree(scaled, child.label, level + 1, depth)
 
 
-def _remark(group: Group, ran: bool) -> str:
+def _remark(summary: Summary, group: Group, ran: bool) -> str:
     layer = group.layer
     if layer.same_as is not None:
         return f" (same as {layer.same_as})"
+    if summary.stopped is not None and layer.path == summary.stopped.layer:
+        return f" (STOPPED HERE, got {shape_text(layer.inputs)})"
     if layer.tied:
         return f" (tied: {', '.join(layer.tied)})"
     if ran and not group.ran:
@@ -230,7 +231,7 @@ def _by_operation(summary: Summary) -> Table:
 def _by_line(summary: Summary) -> Table:
     total = (summary.macs or 0) + (summary.backward_macs or 0)
     rows = [
-        (f"{_short(s.file)}:{s.line}", _count(s.macs), _count(s.backward_macs), s.code)
+        (f"{shown_path(s.file)}:{s.line}", _count(s.macs), _count(s.backward_macs), s.code)
         for s in summary.lines
     ]
     shares = [(s.macs + s.backward_macs) / total if total else 0.0 for s in summary.lines]
@@ -281,11 +282,3 @@ def _count(count: int) -> str:
 
 def _bytes(count: int) -> str:
     return human_bytes(count) if count else ""
-
-
-def _short(file: str) -> str:
-    """Relative to here if it is below, else from the package folder on."""
-    path = Path(file)
-    if path.is_relative_to(Path.cwd()):
-        return str(path.relative_to(Path.cwd()))
-    return file.rpartition("site-packages/")[2]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,15 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ptools.summary.build import preserve_rng
-from ptools.summary.flops import flops_of, has_formula
-from ptools.summary.shape_cache import infer
+from ptools.summary.flops import has_formula
+from ptools.summary.infer import infer
+from ptools.summary.source import Line, user_line
 
-aten = torch.ops.aten
-Line = tuple[str, int]
 Shape = tuple[int, ...]
-
-_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-_is_internal: dict[str, bool] = {}
 
 
 @dataclass(slots=True)
@@ -84,7 +80,9 @@ class ModuleStack:
         self.stack.append(path)
         if torch._C._current_autograd_node() is not None:
             return  # activation checkpointing runs it again; that is no new call of the model
-        visit = self.visits.setdefault(path, Visit())
+        visit = self.visits.get(path)
+        if visit is None:
+            visit = self.visits[path] = Visit()
         visit.calls += 1
         if visit.calls == 1:
             only = args[0] if len(args) == 1 and not kwargs else (args, kwargs)
@@ -120,8 +118,9 @@ class Attribution:
         stack = self.modules.stack
         if node is None or stack:
             path, line = stack[-1] if stack else "", user_line(frame)
-            number = torch._C._autograd._get_sequence_nr() - 1
-            self._owner.setdefault(number, (path, line))
+            if torch.is_grad_enabled():
+                number = torch._C._autograd._get_sequence_nr() - 1
+                self._owner.setdefault(number, (path, line))
             return path, line, node is not None
         return *self._owner.get(node._sequence_nr(), ("", None)), True
 
@@ -143,12 +142,10 @@ class Recorder(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        out = _execute(func, args, kwargs)
-        flops = flops_of(func, args, kwargs, out)
+        out, cost = infer(func, args, kwargs)
         path, line, backward = self.attribution.current(sys._getframe(1))
-        size = 0 if func.is_view else _bytes(args) + _bytes(kwargs.values()) + _bytes((out,))
         name = func._overloadpacket._qualified_op_name
-        self.calls.append(Call(name, path, flops, size, backward, line))
+        self.calls.append(Call(name, path, cost.flops, cost.bytes, backward, line))
         return out
 
 
@@ -187,14 +184,20 @@ def run_backward(output: Any) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings of torch's about our tensors, no compilation, global random state kept."""
+    """Nothing of torch's about our tensors on stderr, no compilation, random state kept."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.disabled
     with contextlib.ExitStack() as stack:
         stack.enter_context(preserve_rng())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         if "torch._dynamo" in sys.modules:  # importing it costs more than a summary
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
+        log.disabled = True
+        try:
+            yield
+        finally:
+            log.disabled = before
 
 
 @contextlib.contextmanager
@@ -207,19 +210,6 @@ def plain_kernels() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def user_line(frame: FrameType | None) -> Line | None:
-    """File and line of the innermost frame that is neither torch's nor ours."""
-    while frame is not None:
-        file = frame.f_code.co_filename
-        internal = _is_internal.get(file)
-        if internal is None:
-            internal = _is_internal[file] = file.startswith(_OURS) or file.startswith("<")
-        if not internal:
-            return file, frame.f_lineno
-        frame = frame.f_back
-    return None
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
@@ -248,17 +238,6 @@ def _where(error: Exception, paths: Mapping[int, Sequence[str]]) -> tuple[str | 
     return path, line
 
 
-def _execute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if func is aten._grouped_mm.default and args[0].dtype is torch.float32:
-        # Its shape function wants bfloat16, the CPU and CUDA kernels do not.
-        a, b, *rest = (
-            a.bfloat16() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
-            for a in args
-        )
-        return func(a, b, *rest, **kwargs).float()
-    return func(*args, **kwargs) if func.is_view else infer(func, args, kwargs)
-
-
 # Decomposing these asks a tensor for its size within its own size query.
 _NOT_COMPOSITE = frozenset(
     """
@@ -274,14 +253,6 @@ def _is_composite(func: Any) -> bool:
 
 
 def _shapes(value: Any) -> tuple[Shape, ...]:
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape),)
     return tuple(tuple(t.shape) for t in tensors_in(value))
-
-
-def _bytes(values: Any) -> int:
-    total = 0
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            total += value.numel() * value.element_size()
-        elif isinstance(value, list | tuple):
-            total += _bytes(value)
-    return total

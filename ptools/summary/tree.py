@@ -26,17 +26,15 @@ def nodes(model: nn.Module) -> list[Node]:
     """Parents before children, as registered: torchinfo's tree.
 
     `model` must be a stand-in. Without `input_size`, `input_data` and `device` torchinfo neither
-    runs nor moves it. Parameters are put aside meanwhile: torchinfo's counts of them are not
-    wanted, slow, and fail on pruned weights without data. It would not end on a module that
-    contains itself; for that one, and for whatever else it can't take, the walk is ours.
+    runs nor moves it. Parameters are hidden from it: its counts of them are not wanted, slow, and
+    fail on pruned weights without data. It also fails on a `kernel_size` of its own kind; the
+    walk is ours then.
     """
-    if _contains_itself(model, ()):
-        return list(_walk(model, "", ()))
     try:
-        with _parameters_aside(model):
+        with _parameters_hidden(model):
             layers = torchinfo.summary(model, verbose=0, depth=sys.maxsize).summary_list
     except Exception:
-        return list(_walk(model, "", ()))
+        return list(_walk(model, "", 0))
     found: list[Node] = []
     ancestors: list[str] = []
     for layer in layers:
@@ -56,28 +54,22 @@ def paths_of(found: Iterable[Node]) -> dict[int, list[str]]:
 
 
 @contextlib.contextmanager
-def _parameters_aside(model: nn.Module) -> Iterator[None]:
-    aside = [(vars(module), vars(module).get("_parameters")) for module in model.modules()]
+def _parameters_hidden(model: nn.Module) -> Iterator[None]:
+    modules = list(model.modules())
+    for module in modules:
+        vars(module)["named_parameters"] = lambda: iter(())
     try:
-        for attributes, _ in aside:
-            attributes["_parameters"] = {}
         yield
     finally:
-        for attributes, parameters in aside:
-            attributes["_parameters"] = parameters
+        for module in modules:
+            del vars(module)["named_parameters"]
 
 
-def _contains_itself(module: nn.Module, above: tuple[int, ...]) -> bool:
-    above = (*above, id(module))
-    return any(id(c) in above or _contains_itself(c, above) for c in module.children())
-
-
-def _walk(module: nn.Module, path: str, above: tuple[int, ...]) -> Iterator[Node]:
-    yield Node(path, module, len(above), _kernel(getattr(module, "kernel_size", None)))
-    above = (*above, id(module))
+def _walk(module: nn.Module, path: str, depth: int) -> Iterator[Node]:
+    yield Node(path, module, depth, _kernel(getattr(module, "kernel_size", None)))
     for name, child in module._modules.items():
-        if child is not None and id(child) not in above:
-            yield from _walk(child, f"{path}.{name}" if path else name, above)
+        if child is not None:
+            yield from _walk(child, f"{path}.{name}" if path else name, depth + 1)
 
 
 def _kernel(size: Any) -> str | None:

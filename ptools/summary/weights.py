@@ -179,8 +179,7 @@ def _loaded(path: Path) -> Any:
             hint="save model.state_dict() instead of the model, and summarise that file",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{path} is not a checkpoint that torch can read: {reason}") from error
+        raise UsageError(f"{path} is not a checkpoint that torch can read") from error
 
 
 def _tensors(loaded: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Whole model zoos against published tables and closed forms: the figures that ptools promises."""
 
-
 import pytest
 import torch
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from ptools import inputs as feed
 from ptools.errors import PtoolsError, UsageError
+from ptools.files import shown_path
 from ptools.inputs import Inputs
 from ptools.summary.build import build
-from ptools.summary.ladder import Run, Subject, attempt_of, climb, is_abstract
+from ptools.summary.ladder import Run, Subject, attempt_of, climb, is_abstract, rungs_for
 from ptools.summary.layers import dtypes_of, layers_of, lines_of, not_counted, operations_of
 from ptools.summary.report import Attempt, Summary
 from ptools.summary.trace import Trace
@@ -80,7 +81,9 @@ def summarize(
         return candidate if dtype is None else candidate.with_dtype(dtype)
 
     chosen, run, notes = _find_run(subject, inputs, namespace or {}, adapted, strict, backward)
-    summary = _report(type(built).__name__, subject, chosen, run, notes)
+    summary = _report(
+        getattr(built, "original_name", type(built).__name__), subject, chosen, run, notes
+    )
     if chosen is None or run is None:
         return summary
     if summary.stopped and _is_the_models_fault(run):
@@ -99,7 +102,7 @@ def summarize(
     if advise:
         from ptools.summary.advise import advise as advice_for
 
-        summary = replace(summary, advice=advice_for(run, summary))
+        summary = replace(summary, advice=advice_for(run, subject, chosen))
     return summary
 
 
@@ -167,12 +170,18 @@ def _guess(subject: Subject, adapted: Adapt, backward: bool, notes: list[str]) -
         message = str(run.trace.stop.error)
         if time.monotonic() > deadline:
             break
-    names = feed.required_arguments(subject.model)
-    wants = f"its forward takes ({', '.join(names)})" if names else "its forward takes nothing"
-    notes.append(f"no input found that the model runs with: {wants}; parameters only")
+    required, _ = feed.forward_arguments(subject.model)
+    flags = "".join(f" --input {name}=SHAPE" for name in required) or " --input SHAPE"
+    notes.append(f"no input found that the model runs with: {_wants(subject.model)}; pass{flags}")
     if message:
-        notes.append(f"the last one tried failed with: {message.splitlines()[0]}")
+        notes.append(f"the last one tried failed with: {message.strip().splitlines()[0]}")
     return None, None, tuple(notes)
+
+
+def _wants(model: nn.Module) -> str:
+    required, optional = feed.forward_arguments(model)
+    more = "".join(f", {name}=..." for name in optional[: 0 if required else 4])
+    return f"the forward takes ({', '.join(required)}{more})".replace("(, ", "(")
 
 
 def _report(
@@ -182,18 +191,20 @@ def _report(
     run: Run | None,
     notes: tuple[str, ...],
 ) -> Summary:
+    if rungs_for(subject.model)[0] != "meta":
+        notes += ("TorchScript hides which layer runs: MACs stand at the outermost one",)
     found = run.nodes if run else []
     found = found or nodes(subject.stand_in("meta"))
     trace = run.trace if run else Trace()
     model = found[0].module
     layers = layers_of(found, trace)
     root = layers[0]
-    ran = run is not None and bool(trace.calls)
+    ran = run is not None and (bool(trace.calls) or trace.stop is None)
     stop = trace.stop
     has_backward = any(call.backward for call in trace.calls)
     return Summary(
         model=name,
-        rung=run.rung if run and stop is None else "parameters",
+        rung=run.rung if run and ran else "parameters",
         attempts=run.attempts if run else (),
         inputs=str(chosen) if chosen else None,
         input_source=chosen.source if chosen else None,
@@ -233,7 +244,7 @@ def _forward_error(summary: Summary, model: nn.Module) -> ForwardError:
     stop: Attempt = summary.stopped  # type: ignore[assignment]
     layer = next((la for la in summary.layers if la.path == stop.layer), None)
     place = f" in {layer.path} ({layer.type})" if layer and layer.path else ""
-    line = f" at {stop.file}:{stop.line}" if stop.file else ""
-    names = feed.required_arguments(model)
-    hint = f"the forward takes ({', '.join(names)}); it was given {summary.inputs}"
-    return ForwardError(f"the forward failed{place}{line}: {stop.reason}", hint, summary)
+    line = f" at {shown_path(stop.file)}:{stop.line}" if stop.file else ""
+    hint = f"{_wants(model)}; it was given {summary.inputs}"
+    message = f"the forward failed{place}{line}: {stop.reason}"
+    return ForwardError(message, hint, replace(summary, attempts=()))

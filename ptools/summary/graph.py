@@ -1,0 +1,331 @@
+"""The dataflow of one forward, as a graph that TensorBoard shows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
+
+from ptools.errors import UsageError
+from ptools.files import atomic_write
+from ptools.inputs import Inputs
+from ptools.summary.ladder import Subject, fake_tensors, maker
+from ptools.summary.report import Rung
+from ptools.summary.trace import Call, ModuleStack, Recorder, Visit, plain_kernels, quiet
+from ptools.summary.tree import Node, nodes, paths_of
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """An operation, parameter, buffer, constant, input or output.
+
+    `name` is the module's path with `/`, then a name in it. `inputs` are earlier nodes and which
+    of their outputs, as `NAME` or `NAME:1`. `shapes` and `dtypes` are those of the outputs.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    macs: int | None = None
+
+
+def write_graph(subject: Subject, inputs: Inputs, rung: Rung, directory: Path, name: str) -> Path:
+    """Write the graph of the forward as a new TensorBoard run, and return its folder.
+
+    The folder is `directory`/`name`, with `-2`, `-3` and so on appended if that exists. `rung`
+    is one on which the forward runs; on `cpu` all results are held in memory to the end. Raises
+    UsageError if `directory` can't be written to, and what the forward raises.
+
+        >>> write_graph(Subject(model), inputs, "meta", Path("runs"), "resnet50")
+        PosixPath('runs/resnet50')
+    """
+    recorded = record_graph(subject, inputs, rung)
+    try:
+        folder = _new_folder(directory, name)
+        _write_events(folder, recorded)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {directory}: {error.strerror or error}",
+            hint="name a folder that you may write to",
+        ) from error
+    return folder
+
+
+def record_graph(subject: Subject, inputs: Inputs, rung: Rung) -> list[GraphNode]:
+    """Run a stand-in; the nodes come in the order of the run, so no edge leads backwards."""
+    with fake_tensors() if rung == "fake" else contextlib.nullcontext():
+        model = subject.stand_in(rung)
+        found = nodes(model)
+        args, kwargs = inputs.make(maker(rung, model))
+        modules = ModuleStack(model, paths_of(found))
+        graph = _Graph(found, modules.visits)
+        graph.add_inputs(_arguments(model, args, kwargs))
+        recorder = _GraphRecorder(modules, graph)
+        device = torch.device("meta") if rung == "meta" else contextlib.nullcontext()
+        with device, quiet(), plain_kernels(), torch.no_grad(), recorder:
+            output = model(*args, **kwargs)
+        graph.add_outputs(output)
+        graph.add_unused_parameters()
+    return _without_idle(graph.nodes)
+
+
+class _Names:
+    """Gives every name once: who asks for it again gets it with `_1`, `_2` and so on."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+        self._asked: dict[str, int] = {}
+
+    def new(self, group: str, name: str) -> str:
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        wanted = f"{group}/{name}" if group else re.sub(r"^(?=[_-]|$)", ".", name)
+        candidate = wanted
+        while candidate in self._given:
+            self._asked[wanted] = self._asked.get(wanted, 0) + 1
+            candidate = f"{wanted}_{self._asked[wanted]}"
+        self._given.add(candidate)
+        return candidate
+
+
+class _Graph:
+    """The nodes so far, and which of them made each tensor.
+
+    Tensors are known by their ids, so all are kept until the end. A write to one reaches all that
+    share its memory: who reads one of these later depends on that write, too.
+    """
+
+    def __init__(self, found: Sequence[Node], visits: Mapping[str, Visit]) -> None:
+        self.nodes: list[GraphNode] = []
+        self._names = _Names()
+        self._visits = visits
+        self._groups: dict[tuple[str, int], str] = {}
+        self._registered: dict[int, tuple[torch.Tensor, str, str, str]] = {}
+        self._maker: dict[int, tuple[int, str]] = {}
+        self._writer: dict[int, tuple[int, str]] = {}
+        self._kept: list[torch.Tensor] = []
+        for node in found:
+            group = self._group(node.path)
+            for op, name, tensor in _own_tensors(node.module):
+                self._registered.setdefault(id(tensor), (tensor, op, group, name))
+
+    def add_inputs(self, arguments: Mapping[Any, Any]) -> None:
+        group = self._names.new("", "input")
+        for label, tensor in _labelled(arguments):
+            self._add("Input", group, label, (), [tensor])
+
+    def add_outputs(self, output: Any) -> None:
+        single = isinstance(output, torch.Tensor)
+        group = "" if single else self._names.new("", "output")
+        for label, tensor in _labelled(output):
+            sources = self._sources([tensor], "")
+            self._add("Output", group, label or "output", sources, [tensor])
+
+    def add_call(self, call: Call, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        read = _tensors((args, kwargs))
+        if any(is_lazy(tensor) for tensor in read):
+            return  # has no shape yet: it is about to get one
+        sources = self._sources(read, call.path)
+        if call.op == "aten::detach":  # torch does it to every new tensor; the values are the same
+            self._maker[id(out)] = self._maker[id(args[0])]
+            self._kept.append(out)
+            return
+        made, written = _tensors(out), _written(func, args, kwargs)
+        made += [tensor for tensor in written if all(tensor is not other for other in made)]
+        name = func._overloadpacket.__name__.lstrip("_")
+        macs = call.flops // 2 if call.flops else None
+        self._add(call.op, self._group(call.path), name, sources, made, macs)
+        for tensor in written:
+            self._writer[_memory(tensor)] = self._maker[id(tensor)]
+
+    def add_unused_parameters(self) -> None:
+        for tensor, op, group, name in self._registered.values():
+            if op == "Parameter" and id(tensor) not in self._maker and not is_lazy(tensor):
+                self._add(op, group, name, (), [tensor])
+
+    def _group(self, path: str) -> str:
+        """The module's path with `/`; a second call is a group of its own, else we drew a loop."""
+        visit = self._visits.get(path)
+        call = path, visit.calls if visit else 1
+        if call not in self._groups:
+            parent, _, name = path.rpartition(".")
+            self._groups[call] = self._names.new(self._group(parent), name) if path else ""
+        return self._groups[call]
+
+    def _add(
+        self,
+        op: str,
+        group: str,
+        name: str,
+        sources: Iterable[str],
+        made: Sequence[torch.Tensor],
+        macs: int | None = None,
+    ) -> None:
+        name = self._names.new(group, name)
+        shapes = tuple(tuple(int(size) for size in tensor.shape) for tensor in made)
+        dtypes = tuple(str(tensor.dtype).removeprefix("torch.") for tensor in made)
+        for index, tensor in enumerate(made):
+            self._maker[id(tensor)] = len(self.nodes), f"{name}:{index}" if index else name
+        self._kept += made
+        self.nodes.append(GraphNode(name, op, tuple(sources), shapes, dtypes, macs))
+
+    def _sources(self, tensors: Iterable[torch.Tensor], path: str) -> Iterable[str]:
+        """Who made these tensors, and who has written to their memory since."""
+        sources: dict[str, None] = {}
+        for tensor in tensors:
+            if id(tensor) not in self._maker:
+                constant = (tensor, "Constant", self._group(path), "constant")
+                _, op, group, name = self._registered.get(id(tensor), constant)
+                self._add(op, group, name, (), [tensor])
+            maker = self._maker[id(tensor)]
+            writer = self._writer.get(_memory(tensor), maker)
+            sources[maker[1]] = None
+            if writer[0] > maker[0]:
+                sources[writer[1]] = None
+        return sources
+
+
+class _GraphRecorder(Recorder):
+    """Adds each call to the graph as it is recorded."""
+
+    def __init__(self, modules: ModuleStack, graph: _Graph) -> None:
+        super().__init__(modules)
+        self.graph = graph
+        self.added = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if len(self.calls) > self.added:  # else it was decomposed: its parts have been added
+            self.added = len(self.calls)
+            if func.namespace != "prim":  # asks a tensor for its device, and the like
+                self.graph.add_call(self.calls[-1], func, args, kwargs or {}, out)
+        return out
+
+
+def _without_idle(recorded: Sequence[GraphNode]) -> list[GraphNode]:
+    """Less the operations that read nothing and whose result nobody reads, such as `empty`."""
+    read = {source.partition(":")[0] for node in recorded for source in node.inputs}
+    return [n for n in recorded if "::" not in n.op or n.inputs or n.name in read]
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
+    for op, tensors in (("Parameter", module._parameters), ("Buffer", module._buffers)):
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                yield op, name, tensor
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The arguments that the operation writes to."""
+    if not func._schema.is_mutable:
+        return []
+    values = [
+        args[index] if index < len(args) else kwargs.get(argument.name)
+        for index, argument in enumerate(func._schema.arguments)
+        if argument.is_write
+    ]
+    return _tensors(values)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """The same for all views of the same memory."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse, and other layouts without a storage
+        return id(tensor)
+
+
+def _arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[Any, Any]:
+    """The arguments under the names that they have in the forward."""
+    try:
+        return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return {**dict(enumerate(args)), **kwargs}
+
+
+def _labelled(value: Any, label: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in nested containers, with the way to each, as `hidden_states.0`."""
+    if isinstance(value, torch.Tensor):
+        yield label, value
+        return
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = zip(getattr(value, "_fields", range(len(value))), value, strict=True)
+    elif dataclasses.is_dataclass(value):
+        items = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    for key, item in items:
+        yield from _labelled(item, f"{label}.{key}" if label else str(key))
+
+
+def _new_folder(directory: Path, name: str) -> Path:
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file", hint="name a folder, existing or not")
+    directory.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "model"
+    number = 1
+    while True:
+        folder = directory / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def _write_events(folder: Path, recorded: Iterable[GraphNode]) -> None:
+    """An event file, which must have `tfevents` in its name: the format's version, the graph.
+
+    tensorboard's EventFileWriter would import TensorFlow where that is installed.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+    from tensorboard.compat.proto.versions_pb2 import VersionDef
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    now = time.time()
+    versions = VersionDef(producer=22)
+    graph = GraphDef(node=[_node_def(node) for node in recorded], versions=versions)
+    path = folder / f"events.out.tfevents.{now:.0f}.ptools"
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        writer = RecordWriter(file)
+        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        event = Event(wall_time=now, graph_def=graph.SerializeToString())
+        writer.write(event.SerializeToString())
+
+
+def _node_def(node: GraphNode) -> Any:
+    from tensorboard.compat.proto.attr_value_pb2 import AttrValue
+    from tensorboard.compat.proto.node_def_pb2 import NodeDef
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+
+    def shape(sizes: tuple[int, ...]) -> Any:
+        return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
+
+    shapes = AttrValue.ListValue(shape=[shape(sizes) for sizes in node.shapes])
+    attributes = {
+        "_output_shapes": AttrValue(list=shapes),
+        "dtype": AttrValue(s=", ".join(node.dtypes).encode()),
+    }
+    if node.macs is not None:
+        attributes["macs"] = AttrValue(i=node.macs)
+    return NodeDef(name=node.name, op=node.op, input=node.inputs, attr=attributes)

@@ -1,0 +1,230 @@
+"""MACs of single operations against closed forms worked out by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from ptools.summary import summarize
+
+
+class Call(nn.Module):
+    """A model whose forward is `function`, with `weights` as bare parameters."""
+
+    def __init__(self, function, *weights):
+        super().__init__()
+        self.function = function
+        self.weights = nn.ParameterList(nn.Parameter(w) for w in weights)
+
+    def forward(self, *args):
+        return self.function(*args, *self.weights)
+
+
+def empty(*shape):
+    return torch.empty(shape)
+
+
+class First(nn.Module):
+    """Only the first output, so that `backward` meets the same as a user's loss."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args):
+        return self.module(*args)[0]
+
+
+LSTM = 4 * (16 * 32 + 32 * 32)  # four gates, input and hidden product each
+GRU = 3 * (16 * 32 + 32 * 32)
+ATTENTION = 4 * 10 * 64 * 64 + 2 * 10 * 10 * 64  # q, k, v, output; scores and values
+
+FORWARD = {
+    "linear on 3-D": (nn.Linear(8, 16), (empty(2, 10, 8),), 2 * 10 * 8 * 16),
+    "conv": (nn.Conv2d(3, 8, 3, padding=1), (empty(2, 3, 16, 16),), 2 * 256 * 8 * 3 * 9),
+    "conv without batch": (nn.Conv2d(3, 8, 3, padding=1), (empty(3, 16, 16),), 256 * 8 * 3 * 9),
+    "depthwise": (nn.Conv2d(8, 8, 3, padding=1, groups=8), (empty(2, 8, 16, 16),), 2 * 256 * 8 * 9),
+    "grouped": (nn.Conv2d(8, 16, 3, padding=1, groups=4), (empty(1, 8, 4, 4),), 16 * 16 * 2 * 9),
+    "conv 1d": (nn.Conv1d(4, 6, 5), (empty(1, 4, 20),), 16 * 6 * 4 * 5),
+    "conv 3d": (nn.Conv3d(2, 4, 3), (empty(1, 2, 6, 6, 6),), 64 * 4 * 2 * 27),
+    "transposed stride 2": (
+        nn.ConvTranspose2d(4, 6, 2, stride=2),
+        (empty(1, 4, 8, 8),),
+        64 * 4 * 6 * 4,
+    ),
+    "transposed grouped": (
+        nn.ConvTranspose2d(4, 8, 3, groups=2),
+        (empty(1, 4, 8, 8),),
+        64 * 4 * 4 * 9,
+    ),
+    "multi-head attention": (
+        First(nn.MultiheadAttention(64, 4, batch_first=True)),
+        (empty(1, 10, 64),) * 3,
+        ATTENTION,
+    ),
+    "encoder layer": (
+        nn.TransformerEncoderLayer(64, 4, 128, batch_first=True),
+        (empty(1, 10, 64),),
+        ATTENTION + 2 * 10 * 64 * 128,
+    ),
+    "lstm": (First(nn.LSTM(16, 32)), (empty(7, 2, 16),), 7 * 2 * LSTM),
+    "gru": (First(nn.GRU(16, 32)), (empty(7, 2, 16),), 7 * 2 * GRU),
+    "bidirectional lstm": (
+        First(nn.LSTM(16, 32, bidirectional=True)),
+        (empty(7, 2, 16),),
+        2 * 7 * 2 * LSTM,
+    ),
+    "sdpa": (
+        Call(F.scaled_dot_product_attention),
+        (empty(2, 4, 10, 16), empty(2, 4, 12, 16), empty(2, 4, 12, 16)),
+        2 * (2 * 4 * 10 * 12 * 16),
+    ),
+    "sdpa with fewer key heads": (
+        Call(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)),
+        (empty(2, 8, 10, 16), empty(2, 2, 10, 16), empty(2, 2, 10, 16)),
+        2 * (2 * 8 * 10 * 10 * 16),
+    ),
+    "bare parameter": (Call(lambda x, w: x @ w, empty(8, 4)), (empty(3, 8),), 3 * 8 * 4),
+    "einsum": (
+        Call(lambda x, w: torch.einsum("bi,ijk->bjk", x, w), empty(8, 4, 2)),
+        (empty(3, 8),),
+        3 * 8 * 4 * 2,
+    ),
+    "functional conv": (Call(F.conv2d, empty(4, 3, 3, 3)), (empty(1, 3, 8, 8),), 36 * 4 * 27),
+    "bilinear": (nn.Bilinear(5, 6, 7), (empty(3, 5), empty(3, 6)), 3 * 5 * 6 * 7),
+    "mv": (Call(lambda x, w: w @ x, empty(5, 8)), (empty(8),), 40),
+    "dot": (Call(torch.dot), (empty(8), empty(8)), 8),
+    "baddbmm": (
+        Call(torch.baddbmm),
+        (empty(2, 3, 5), empty(2, 3, 4), empty(2, 4, 5)),
+        2 * 3 * 4 * 5,
+    ),
+    "in-place addmm": (
+        Call(lambda x, w: torch.zeros(3, 5).addmm_(x, w), empty(4, 5)),
+        (empty(3, 4),),
+        60,
+    ),
+    "cdist": (Call(torch.cdist), (empty(1, 6, 8), empty(1, 7, 8)), 6 * 7 * 8),
+    "experts": (
+        Call(
+            lambda x, w: torch._grouped_mm(x, w, offs=torch.tensor([4, 8, 16, 32]).int()),
+            empty(4, 16, 24),
+        ),
+        (empty(32, 16),),
+        32 * 16 * 24,
+    ),
+    "int8 matmul": (
+        Call(lambda x: torch._int_mm(x, x.t())),
+        (torch.empty(32, 16, dtype=torch.int8),),
+        32 * 16 * 32,
+    ),
+    "under inference_mode": (
+        Call(torch.inference_mode()(lambda x, w: F.linear(x, w)), empty(4, 8)),
+        (empty(3, 8),),
+        3 * 8 * 4,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FORWARD)
+def test_forward(case):
+    model, inputs, macs = FORWARD[case]
+    summary = summarize(model, inputs)
+    assert summary.macs == macs
+    assert summary.not_counted == ()
+
+
+@pytest.mark.parametrize("case", ["lstm", "multi-head attention", "encoder layer", "sdpa"])
+def test_forward_on_fake_and_real_tensors(case):
+    """The CPU's fused kernels hide their products from a plain FlopCounterMode."""
+    from ptools.inputs import from_value
+    from ptools.summary.ladder import Subject, run_on
+
+    model, inputs, macs = FORWARD[case]
+    for rung in ("fake", "cpu"):
+        run = run_on(rung, Subject(model), from_value(inputs, "given", "test"), backward=False)
+        assert run.trace.stop is None
+        assert sum(call.flops for call in run.trace.calls) == 2 * macs, rung
+
+
+@pytest.mark.parametrize(
+    ("case", "ratio"),
+    [("linear on 3-D", 1), ("depthwise", 1), ("grouped", 1), ("transposed grouped", 1)],
+)
+def test_backward_of_the_first_layer_is_its_weight_gradient(case, ratio):
+    """The input needs no gradient; a weight gradient has as many products as the forward."""
+    model, inputs, macs = FORWARD[case]
+    summary = summarize(model, inputs, backward=True)
+    assert (summary.macs, summary.backward_macs) == (macs, ratio * macs)
+
+
+def test_backward_of_two_layers():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    summary = summarize(model, empty(2, 8), backward=True)
+    first, second = 2 * 8 * 16, 2 * 16 * 4
+    assert summary.backward_macs == first + 2 * second
+    macs = {layer.path: layer.backward_macs for layer in summary.layers}
+    assert (macs["0"], macs["2"]) == (first, 2 * second)
+
+
+def test_backward_of_attention():
+    """On meta it is composed of plain products: each of the two has two gradients."""
+    weights = [empty(1, 2, 10, 16) for _ in range(3)]
+    model = Call(lambda x, q, k, v: F.scaled_dot_product_attention(q, k, v), *weights)
+    summary = summarize(model, empty(1), backward=True)
+    assert summary.macs == 2 * (2 * 10 * 10 * 16)
+    assert summary.backward_macs == 4 * (2 * 10 * 10 * 16)
+
+
+def test_recomputation_counts_as_backward():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return checkpoint(self.layer, self.layer(x), use_reentrant=False)
+
+    with set_checkpoint_early_stop(False):  # it would see that nothing of this is needed again
+        summary = summarize(Checkpointed(), empty(2, 8), backward=True)
+    assert summary.macs == 2 * 2 * 64
+    assert summary.backward_macs == (1 + 2 + 1) * 2 * 64  # weight; weight and input; again
+    assert {layer.path: layer.calls for layer in summary.layers} == {"": 1, "layer": 2}
+
+
+@pytest.mark.parametrize(
+    ("function", "operation"),
+    [
+        (lambda x: torch.fft.rfft(x).real, "aten::_fft_r2c"),
+        (lambda x: F.grid_sample(x, torch.zeros(1, 4, 4, 2)), "aten::grid_sampler_2d"),
+        (lambda x: torch.linalg.inv(x), "aten::linalg_inv_ex"),
+    ],
+)
+def test_what_is_not_counted_is_said(function, operation):
+    summary = summarize(Call(function), empty(1, 4, 4, 4))
+    assert [entry.operation for entry in summary.not_counted] == [operation]
+    assert summary.not_counted[0].calls == 1
+
+
+def test_a_custom_operation_is_never_a_silent_zero():
+    with torch.library._scoped_library("ptools_test", "DEF") as library:
+        library.define("mine(Tensor x) -> Tensor")
+        library.impl("mine", lambda x: torch.empty_like(x), "Meta")
+        summary = summarize(Call(lambda x: torch.ops.ptools_test.mine(x)), empty(2, 2))
+    assert [entry.operation for entry in summary.not_counted] == ["ptools_test::mine"]
+
+
+def test_elementwise_and_normalisation_are_not_reported():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Hardswish(), nn.MaxPool2d(2), nn.Upsample(8),
+        nn.GroupNorm(2, 8), nn.PReLU(), nn.Dropout(), nn.Softmax(1), nn.AdaptiveAvgPool2d(2),
+    )  # fmt: skip
+    assert summarize(model, empty(1, 3, 8, 8), backward=True).not_counted == ()
+
+
+def test_dynamic_quantised_linear():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.warns(DeprecationWarning):
+        quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    assert summarize(quantised, torch.ones(3, 4)).macs == 3 * (4 * 8 + 8 * 2)
