@@ -1,7 +1,7 @@
 """What a small convolutional network costs, before a single weight is allocated.
 
-    ptools summary examples/summary.py
-    python examples/summary.py
+ptools summary examples/summary.py
+python examples/summary.py
 """
 
 import torch

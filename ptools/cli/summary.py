@@ -86,7 +86,7 @@ def summary(
     No weights are allocated and nothing is downloaded, so size does not matter. A checkpoint
     (.pt, .pth, .ckpt, .bin, .safetensors) is read without executing its pickle: parameters only.
     """
-    from ptools import console, inputs
+    from ptools import inputs
     from ptools.errors import UsageError
     from ptools.files import parse_bytes
     from ptools.summary import ForwardError
@@ -114,8 +114,6 @@ def summary(
         raise
     if diff is None:
         show.summary(first)
-        if tensorboard is not None:
-            console.note(f"graph written: tensorboard --logdir {tensorboard}")
     else:
         show.difference(first, _summarize(diff, [], settings))
 

@@ -41,17 +41,21 @@ def render_diff(left: Summary, right: Summary, depth: int | None = 3) -> Rendera
 
 def diff_table(left: Summary, right: Summary, depth: int | None = 3) -> Table:
     """A row for each layer of either; one that is the same in both is dim."""
+    values: list[tuple[str, Callable[[Group | None], int | None]]] = [("params", _parameters)]
+    if left.macs is not None and right.macs is not None:
+        values.append(("MACs", _macs))
     rows: list[tuple[str, ...]] = []
     dim: list[bool] = []
     for level, (a, b) in _rows((fold(left.layers), fold(right.layers)), 0, depth):
-        cells = [_both(_label(a, left), _label(b, right)), _both(_type(a), _type(b))]
-        for value in (_parameters, _macs):
-            x, y = value(a), value(b)
-            cells += [_number(x), _number(y), _change(x, y)]
-        rows.append(("  " * level + cells[0], *cells[1:]))
-        dim.append(cells[4] == cells[7] == "=" and " | " not in "".join(cells[:2]))
-    columns = ("layer", "type", "params", "params", "change", "MACs", "MACs", "change")
-    return Table(columns, tuple(rows), tuple(0.0 for _ in rows), tuple(dim))
+        names = [_both(_label(a, left), _label(b, right)), _both(_type(a), _type(b))]
+        pairs = [(value(a), value(b)) for _, value in values]
+        cells = [cell for x, y in pairs for cell in (_number(x), _number(y), _change(x, y))]
+        rows.append(("  " * level + names[0], names[1], *cells))
+        dim.append(all(x == y for x, y in pairs) and " | " not in "".join(names))
+    columns = ["layer", "type"]
+    for name, _ in values:
+        columns += [name, name, "change"]
+    return Table(tuple(columns), tuple(rows), tuple(0.0 for _ in rows), tuple(dim))
 
 
 def _rows(pair: Pair, level: int, depth: int | None) -> Iterator[tuple[int, Pair]]:

@@ -63,7 +63,7 @@ def summarize(
     with `optimizer` ("adamw", "sgd(lr=0.1, momentum=0.9)", any of `torch.optim`, "none"), and
     `fit` (bytes) finds the largest batch within it. These run in training mode, all else in eval
     mode. `batch` and `dtype` change the inputs' first dimension and the floating-point dtype.
-    `namespace` is where `example_inputs` is looked for.
+    `namespace` is where `example_inputs` is looked for. `tensorboard` is a folder for the graph.
 
     Raises ForwardError if the forward fails, UsageError if `strict` and the input is a guess.
 
@@ -90,6 +90,12 @@ def summarize(
         raise _forward_error(summary, built)
     if summary.stopped:
         return summary
+    if tensorboard is not None:
+        from ptools.summary.graph import write_graph
+
+        folder = write_graph(subject, chosen, run.rung, tensorboard, summary.model)
+        note = f"graph written to {folder}; to see it: tensorboard --logdir {tensorboard}"
+        summary = replace(summary, notes=(*summary.notes, note))
     if train or fit is not None:
         from ptools.summary.memory import measure
 
@@ -100,7 +106,7 @@ def summarize(
             layers=layers_of(run.nodes, run.trace, measured.activations),
         )
     if advise:
-        from ptools.summary.advise import advise as advice_for
+        from ptools.summary.advice import advise as advice_for
 
         summary = replace(summary, advice=advice_for(run, subject, chosen))
     return summary

@@ -17,7 +17,8 @@ _FREE = frozenset(
     _copy_from_and_resize _cumsum_cpu _embedding_bag _embedding_bag_dense_backward
     _embedding_bag_forward_only _embedding_bag_per_sample_weights_backward _foreach_copy_
     _fused_dropout _fused_rms_norm _index_put_impl_ _is_all_true _is_any_true
-    _jagged_to_padded_dense_forward _linalg_check_errors _local_scalar_dense _log_softmax _log_softmax_backward_data
+    _jagged_to_padded_dense_forward _linalg_check_errors _local_scalar_dense _log_softmax
+    _log_softmax_backward_data
     _masked_scale _masked_softmax _native_batch_norm_legit _native_batch_norm_legit_functional
     _native_batch_norm_legit_no_training _nested_from_padded _nested_tensor_from_mask
     _nested_tensor_softmax_with_shape _pack_padded_sequence _pad_packed_sequence

@@ -33,9 +33,9 @@ class _Bar:
 
 def render(summary: Summary, table: Table | None = None) -> RenderableType:
     """The table (by default that of `table_of`), totals, what is missing, and the verdict."""
-    return Group(
-        rich_table(table or table_of(summary)), *(Text.assemble(*p) for p in _below(summary))
-    )
+    table = table or table_of(summary)
+    lines = [Text.assemble(*pieces) for pieces in _below(summary)]
+    return Group(rich_table(table), Text(table.note, style="dim"), *lines)
 
 
 def rich_table(table: Table) -> RenderableType:
@@ -61,7 +61,6 @@ Piece = str | tuple[str, str]
 
 
 def _below(summary: Summary) -> Iterator[list[Piece]]:
-    yield [""]
     yield [("parameters  ", "bold"), _parameters(summary)]
     if summary.macs is not None:
         yield [("forward     ", "bold"), _forward(summary)]

@@ -11,9 +11,9 @@ from torch import nn
 
 from ptools.files import human_bytes
 from ptools.inputs import from_value
-from ptools.summary.advise import advise
+from ptools.summary.advice.places import fold_paths, places
+from ptools.summary.advice.rules import advise
 from ptools.summary.ladder import Subject, climb, run_on
-from ptools.summary.places import fold_paths, places
 
 FLOAT = 4  # bytes
 

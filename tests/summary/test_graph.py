@@ -19,7 +19,8 @@ from torch import nn
 from ptools.errors import UsageError
 from ptools.inputs import from_value
 from ptools.summary.build import build
-from ptools.summary.graph import record_graph, write_graph
+from ptools.summary.graph import write_graph
+from ptools.summary.graph.record import record_graph
 from ptools.summary.ladder import Subject
 from ptools.summary.report import Rung
 
@@ -329,6 +330,18 @@ def test_llama_70b_takes_seconds(graph_of: Any, torchvision: Any) -> None:
     assert sum(name.endswith("down_proj/mm") for name in nodes) == 80
 
 
+def test_a_recurrent_network_is_the_same_graph_again() -> None:
+    inputs = from_value(torch.zeros(4, 2, 8), "given", "test")
+    first, second = (record_graph(Subject(nn.LSTM(8, 8)), inputs, "meta") for _ in range(2))
+    assert first == second
+
+
+def test_lazy_layers_get_their_shapes(graph_of: Any) -> None:
+    nodes = graph_of(nn.Sequential(nn.LazyLinear(3)), torch.zeros(1, 2))
+    assert _shapes(nodes["0/weight"]) == [(3, 2)]
+    assert _shapes(nodes["output"]) == [(1, 3)]
+
+
 def test_two_runs_give_the_same_graph() -> None:
     subject, inputs = Subject(_Net()), from_value(torch.zeros(1, 3, 8, 8), "given", "test")
     assert record_graph(subject, inputs, "meta") == record_graph(subject, inputs, "meta")
@@ -380,7 +393,7 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
         _write(Path("/proc/runs"))
 
 
-def test_neither_tensorboard_nor_jit_is_needed_to_import() -> None:
+def test_tensorboard_is_imported_only_to_write() -> None:
     code = "import sys, ptools.summary.graph; print('tensorboard' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 from ptools.files import human_bytes
 from ptools.inputs import Inputs
-from ptools.summary.flow import Flow, Step, depths, observe
-from ptools.summary.fusable import Finding, bias_before_norm, pointwise_share
+from ptools.summary.advice.flow import Flow, Step, depths, observe
+from ptools.summary.advice.fusable import Finding, bias_before_norm, pointwise_share
+from ptools.summary.advice.places import places
+from ptools.summary.advice.products import Product, by_layer, products
 from ptools.summary.ladder import Run, Subject
-from ptools.summary.places import places
-from ptools.summary.products import Product, by_layer, products
 from ptools.summary.report import Advice
 
 _MOST = 8

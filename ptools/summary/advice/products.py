@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ptools.summary.flow import Flow, Step, Value
+from ptools.summary.advice.flow import Flow, Step, Value
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The dataflow of one forward, as a graph that TensorBoard shows."""
+"""The dataflow of one forward, as a graph of operations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import contextlib
 import dataclasses
 import inspect
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +15,6 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from ptools.errors import UsageError
-from ptools.files import atomic_write
 from ptools.inputs import Inputs
 from ptools.summary.ladder import Subject, fake_tensors, maker
 from ptools.summary.report import Rung
@@ -40,28 +36,6 @@ class GraphNode:
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
     macs: int | None = None
-
-
-def write_graph(subject: Subject, inputs: Inputs, rung: Rung, directory: Path, name: str) -> Path:
-    """Write the graph of the forward as a new TensorBoard run, and return its folder.
-
-    The folder is `directory`/`name`, with `-2`, `-3` and so on appended if that exists. `rung`
-    is one on which the forward runs; on `cpu` all results are held in memory to the end. Raises
-    UsageError if `directory` can't be written to, and what the forward raises.
-
-        >>> write_graph(Subject(model), inputs, "meta", Path("runs"), "resnet50")
-        PosixPath('runs/resnet50')
-    """
-    recorded = record_graph(subject, inputs, rung)
-    try:
-        folder = _new_folder(directory, name)
-        _write_events(folder, recorded)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {directory}: {error.strerror or error}",
-            hint="name a folder that you may write to",
-        ) from error
-    return folder
 
 
 def record_graph(subject: Subject, inputs: Inputs, rung: Rung) -> list[GraphNode]:
@@ -103,8 +77,8 @@ class _Names:
 class _Graph:
     """The nodes so far, and which of them made each tensor.
 
-    Tensors are known by their ids, so all are kept until the end. A write to one reaches all that
-    share its memory: who reads one of these later depends on that write, too.
+    Tensors are known by their ids, so all are kept until the end. A write to one may reach every
+    view of the same memory: who reads one of these later depends on that write, too.
     """
 
     def __init__(self, found: Sequence[Node], visits: Mapping[str, Visit]) -> None:
@@ -114,7 +88,8 @@ class _Graph:
         self._groups: dict[tuple[str, int], str] = {}
         self._registered: dict[int, tuple[torch.Tensor, str, str, str]] = {}
         self._maker: dict[int, tuple[int, str]] = {}
-        self._writer: dict[int, tuple[int, str]] = {}
+        self._base: dict[int, int] = {}  # of each view: the id of the tensor whose memory it is
+        self._writer: dict[int, tuple[int, str]] = {}  # the last one, by the id of that tensor
         self._kept: list[torch.Tensor] = []
         for node in found:
             group = self._group(node.path)
@@ -140,6 +115,7 @@ class _Graph:
         sources = self._sources(read, call.path)
         if call.op == "aten::detach":  # torch does it to every new tensor; the values are the same
             self._maker[id(out)] = self._maker[id(args[0])]
+            self._base[id(out)] = self._base_of(args[0])
             self._kept.append(out)
             return
         made, written = _tensors(out), _written(func, args, kwargs)
@@ -147,13 +123,18 @@ class _Graph:
         name = func._overloadpacket.__name__.lstrip("_")
         macs = call.flops // 2 if call.flops else None
         self._add(call.op, self._group(call.path), name, sources, made, macs)
+        if func.is_view:
+            self._base.update((id(view), self._base_of(read[0])) for view in made)
         for tensor in written:
-            self._writer[_memory(tensor)] = self._maker[id(tensor)]
+            self._writer[self._base_of(tensor)] = self._maker[id(tensor)]
 
     def add_unused_parameters(self) -> None:
         for tensor, op, group, name in self._registered.values():
             if op == "Parameter" and id(tensor) not in self._maker and not is_lazy(tensor):
                 self._add(op, group, name, (), [tensor])
+
+    def _base_of(self, tensor: torch.Tensor) -> int:
+        return self._base.get(id(tensor), id(tensor))
 
     def _group(self, path: str) -> str:
         """The module's path with `/`; a second call is a group of its own, else we drew a loop."""
@@ -190,7 +171,7 @@ class _Graph:
                 _, op, group, name = self._registered.get(id(tensor), constant)
                 self._add(op, group, name, (), [tensor])
             maker = self._maker[id(tensor)]
-            writer = self._writer.get(_memory(tensor), maker)
+            writer = self._writer.get(self._base_of(tensor), maker)
             sources[maker[1]] = None
             if writer[0] > maker[0]:
                 sources[writer[1]] = None
@@ -245,14 +226,6 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
-def _memory(tensor: torch.Tensor) -> int:
-    """The same for all views of the same memory."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse, and other layouts without a storage
-        return id(tensor)
-
-
 def _arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[Any, Any]:
     """The arguments under the names that they have in the forward."""
     try:
@@ -275,57 +248,3 @@ def _labelled(value: Any, label: str = "") -> Iterator[tuple[str, torch.Tensor]]
         items = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     for key, item in items:
         yield from _labelled(item, f"{label}.{key}" if label else str(key))
-
-
-def _new_folder(directory: Path, name: str) -> Path:
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"{directory} is a file", hint="name a folder, existing or not")
-    directory.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "model"
-    number = 1
-    while True:
-        folder = directory / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
-
-
-def _write_events(folder: Path, recorded: Iterable[GraphNode]) -> None:
-    """An event file, which must have `tfevents` in its name: the format's version, the graph.
-
-    tensorboard's EventFileWriter would import TensorFlow where that is installed.
-    """
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.graph_pb2 import GraphDef
-    from tensorboard.compat.proto.versions_pb2 import VersionDef
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    now = time.time()
-    versions = VersionDef(producer=22)
-    graph = GraphDef(node=[_node_def(node) for node in recorded], versions=versions)
-    path = folder / f"events.out.tfevents.{now:.0f}.ptools"
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        writer = RecordWriter(file)
-        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        event = Event(wall_time=now, graph_def=graph.SerializeToString())
-        writer.write(event.SerializeToString())
-
-
-def _node_def(node: GraphNode) -> Any:
-    from tensorboard.compat.proto.attr_value_pb2 import AttrValue
-    from tensorboard.compat.proto.node_def_pb2 import NodeDef
-    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-
-    def shape(sizes: tuple[int, ...]) -> Any:
-        return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
-
-    shapes = AttrValue.ListValue(shape=[shape(sizes) for sizes in node.shapes])
-    attributes = {
-        "_output_shapes": AttrValue(list=shapes),
-        "dtype": AttrValue(s=", ".join(node.dtypes).encode()),
-    }
-    if node.macs is not None:
-        attributes["macs"] = AttrValue(i=node.macs)
-    return NodeDef(name=node.name, op=node.op, input=node.inputs, attr=attributes)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 
 from ptools.files import human_bytes
-from ptools.summary.flow import Flow, Step, depths, is_view
-from ptools.summary.places import places
+from ptools.summary.advice.flow import Flow, Step, depths, is_view
+from ptools.summary.advice.places import places
 from ptools.summary.report import Advice
 
 _POINTWISE_SHARE = 0.15  # of all bytes; less is in every network
