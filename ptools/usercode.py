@@ -154,6 +154,26 @@ def _load_as(name: str, path: Path) -> ModuleType:
     return module
 
 
+class Interpreter:
+    """What was imported at one moment, to return to before user code is loaded again.
+
+    A second load of one file runs it anew, and a second target finds its own `layers.py` rather
+    than that of the first.
+    """
+
+    def __init__(self) -> None:
+        self.modules = set(sys.modules)
+        self.path = list(sys.path)
+
+    def restore(self) -> None:
+        """Forget the user's modules that were imported since; libraries stay."""
+        sys.path[:] = self.path
+        for name in sys.modules.keys() - self.modules:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and _is_user_code(file):
+                del sys.modules[name]
+
+
 @contextmanager
 def _running(label: str, argv: list[str]) -> Iterator[None]:
     """Run an import on the user's behalf; turn its failure into one sentence."""

@@ -12,6 +12,7 @@ from ptools.cli.options import ArgumentsOption, JsonOption, TargetArgument
 
 if TYPE_CHECKING:
     from ptools.summary import Summary
+    from ptools.usercode import Interpreter
 
 EXAMPLES = """\b
 Examples:
@@ -90,6 +91,7 @@ def summary(
     from ptools.errors import UsageError
     from ptools.files import parse_bytes
     from ptools.summary import ForwardError
+    from ptools.usercode import Interpreter
 
     if json + csv + markdown > 1:
         raise UsageError("--json, --csv and --markdown exclude each other")
@@ -106,8 +108,9 @@ def summary(
         "tensorboard": tensorboard,
     }
     show = _Show(by, depth, sort, json, csv, markdown)
+    interpreter = Interpreter()
     try:
-        first = _summarize(target, arguments or [], settings)
+        first = _summarize(target, arguments or [], settings, interpreter)
     except ForwardError as error:
         if not json:
             show.summary(error.summary)
@@ -115,7 +118,7 @@ def summary(
     if diff is None:
         show.summary(first)
     else:
-        show.difference(first, _summarize(diff, [], settings))
+        show.difference(first, _summarize(diff, [], settings, interpreter))
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,9 @@ class _Show:
             console.show(render_diff(left, right, self.depth))
 
 
-def _summarize(spec: str, arguments: list[str], settings: dict[str, Any]) -> "Summary":
+def _summarize(
+    spec: str, arguments: list[str], settings: dict[str, Any], interpreter: "Interpreter"
+) -> "Summary":
     from ptools import console
     from ptools.summary import summarize, summarize_checkpoint
     from ptools.target import checkpoint_path, resolve
@@ -173,6 +178,7 @@ def _summarize(spec: str, arguments: list[str], settings: dict[str, Any]) -> "Su
 
     def build() -> Any:
         nonlocal label
+        interpreter.restore()  # the file's own instances were built without weights
         target = resolve(spec, arguments)
         beside.update(target.namespace)
         label = target.label

@@ -149,15 +149,11 @@ def _safetensors(path: Path) -> Iterator[_Entry]:
 
 
 def _torch_file(path: Path) -> Iterator[_Entry]:
-    import torch
-
-    tensors = _tensors(_loaded(path))
-    for name, tensor in tensors.items():
+    for name, tensor in _tensors(_loaded(path)).items():
         size = tensor.numel() * tensor.element_size()
         where = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape))
         dtype = str(tensor.dtype).removeprefix("torch.")
         yield _Entry(name, tuple(tensor.shape), dtype, size, where)
-    assert torch.is_tensor(next(iter(tensors.values()), torch.empty(0)))
 
 
 def _loaded(path: Path) -> Any:
@@ -167,19 +163,23 @@ def _loaded(path: Path) -> Any:
 
     import torch
 
+    with path.open("rb") as file:
+        is_pickle = file.read(1) == b"\x80"
+    is_zip = zipfile.is_zipfile(path)
+    unreadable = UsageError(f"{path} is not a checkpoint that torch can read")
+    if not is_zip and not is_pickle:
+        raise unreadable
     try:
-        if not zipfile.is_zipfile(path):  # the format before torch 1.6 can't be mapped
-            return torch.load(path, map_location="cpu", weights_only=True)
-        return torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        if is_zip:
+            return torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True)  # before 1.6: no mmap
     except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error) and "Unsupported" not in str(error):
-            raise UsageError(f"{path} is not a checkpoint that torch can read") from error
         raise PtoolsError(
             f"{path} could only be read by executing the pickle in it, and ptools never does",
             hint="save model.state_dict() instead of the model, and summarise that file",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} is not a checkpoint that torch can read") from error
+        raise unreadable from error
 
 
 def _tensors(loaded: Any) -> dict[str, Any]:
