@@ -36,7 +36,8 @@ def show(renderable: "RenderableType") -> None:
         console.width = max(80, console.measure(renderable, options=wide).maximum)
     with console.capture() as capture:
         console.print(renderable)
-    write(capture.get())
+    lines = capture.get().splitlines()
+    write("".join(f"{line.rstrip()}\n" for line in lines))
 
 
 def write(text: str) -> None:

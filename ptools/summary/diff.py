@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ptools.files import human_bytes
 from ptools.summary.fold import Group, fold
-from ptools.summary.render import rich_table
+from ptools.summary.render import TableView
 from ptools.summary.report import Summary
 from ptools.summary.table import Table, human_count
 
@@ -33,7 +33,7 @@ def render_diff(left: Summary, right: Summary, depth: int | None = 3) -> Rendera
         f"{name:<14}{show(a):>12} -> {show(b):>12}   {_change(a, b)}" for name, a, b, show in totals
     ]
     return Lines(
-        rich_table(diff_table(left, right, depth)),
+        TableView(diff_table(left, right, depth)),
         Text("\n" + "\n".join(lines) + "\n"),
         Text(_verdict(left, right), style="bold"),
     )

@@ -22,7 +22,6 @@ from ptools.summary.trace import Attribution, ModuleStack, quiet, tensors_in
 from ptools.summary.tree import nodes, paths_of
 
 _LARGEST_BATCH = 1 << 20
-Loss = Callable[[Any], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -104,22 +103,21 @@ def measure(
     inputs: Inputs,
     optimizer: str,
     fit: int | None = None,
-    loss: Loss | None = None,
 ) -> Measured:
     """The second training step (the first makes the optimizer's state), at its peak.
 
-    Loss, unless given: what the model returns as `loss`; cross-entropy for one output of
-    (batch, classes); else the mean of squares of the outputs. With `fit` (bytes) the largest
+    Loss: what the model returns as `loss`; cross-entropy for one output of (batch, classes);
+    else the mean of squares of the outputs. With `fit` (bytes) the largest
     batch whose peak is within it is searched too.
 
     Raises PtoolsError if the step can't be run on fake tensors.
     """
     inputs = _with_labels(subject.model, inputs)
-    measured = _step(subject, inputs, optimizer, loss)
+    measured = _step(subject, inputs, optimizer)
     if fit is None:
         return measured
     batch, peak = _largest_batch(
-        lambda size: _step(subject, inputs.with_batch(size), optimizer, loss).memory.peak_bytes,
+        lambda size: _step(subject, inputs.with_batch(size), optimizer).memory.peak_bytes,
         measured.memory,
         fit,
     )
@@ -129,12 +127,12 @@ def measure(
     return Measured(memory, measured.activations)
 
 
-def _step(subject: Subject, inputs: Inputs, optimizer: str, loss: Loss | None) -> Measured:
+def _step(subject: Subject, inputs: Inputs, optimizer: str) -> Measured:
     with quiet(), fake_tensors():
         try:
             model = subject.stand_in("fake")
             args, kwargs = inputs.make(maker("fake", model))
-            return _two_steps(model, args, kwargs, inputs, optimizer, loss or default_loss)
+            return _two_steps(model, args, kwargs, inputs, optimizer)
         except PtoolsError:
             raise
         except Exception as error:
@@ -152,7 +150,6 @@ def _two_steps(
     kwargs: dict[str, Any],
     inputs: Inputs,
     optimizer_text: str,
-    loss_of: Loss,
 ) -> Measured:
     tracker = Tracker(ModuleStack(model, paths_of(nodes(model))))
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -174,7 +171,7 @@ def _two_steps(
         for _ in range(2):
             tracker.phase = "forward"
             tracker.reset_peak()
-            loss = loss_of(model(*args, **kwargs))
+            loss, kind = _loss(model(*args, **kwargs))
             activations, after_forward = tracker.kept("activations"), tracker.total
             tracker.phase = "backward"
             loss.backward()
@@ -190,6 +187,7 @@ def _two_steps(
     at = tracker.at_peak.get
     memory = TrainingMemory(
         optimizer=optimizer_text,
+        loss=kind,
         batch=first.shape[0] if first and first.shape else None,
         peak_bytes=tracker.peak,
         parameters=at("parameters", 0),
@@ -206,11 +204,11 @@ def _two_steps(
     return Measured(memory, activations)
 
 
-def default_loss(output: Any) -> torch.Tensor:
+def _loss(output: Any) -> tuple[torch.Tensor, str]:
     """The model's own loss if it returns one, else a usual one for the output's shape."""
     own = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
     if isinstance(own, torch.Tensor):
-        return own
+        return own, "the model's own"
     tensors = [t for t in tensors_in(output) if t.requires_grad]
     if not tensors:
         raise PtoolsError(
@@ -219,8 +217,9 @@ def default_loss(output: Any) -> torch.Tensor:
         )
     if len(tensors) == 1 and tensors[0].dim() == 2 and tensors[0].is_floating_point():
         target = torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
-        return nn.functional.cross_entropy(tensors[0], target)
-    return torch.stack([t.float().square().mean() for t in tensors]).sum()
+        return nn.functional.cross_entropy(tensors[0], target), "cross-entropy of the output"
+    squares = torch.stack([t.float().square().mean() for t in tensors]).sum()
+    return squares, "mean square of the outputs"
 
 
 def _with_labels(model: nn.Module, inputs: Inputs) -> Inputs:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
@@ -14,75 +15,100 @@ from ptools.summary.report import Summary, TrainingMemory
 from ptools.summary.table import Table, human_count, table_of
 
 _BAR = 10  # cells
+_UNBOUNDED = 10_000  # columns
 
 
-class _Bar:
-    """A bar for a share of the whole, in plain ASCII where the terminal has no more."""
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        cells = round(self.share * _BAR)
-        mark = "#" if options.ascii_only else "█"
-        yield Text(mark * cells + " " * (_BAR - cells) + f"{self.share:7.1%}", style="cyan")
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(_BAR + 7, _BAR + 7)
+# What a terminal that is too narrow does without, one after the other.
+_DISPENSABLE = ("bars", "output", "backward", "share")
 
 
 def render(summary: Summary, table: Table | None = None) -> RenderableType:
     """The table (by default that of `table_of`), totals, what is missing, and the verdict."""
     table = table or table_of(summary)
-    lines = [Text.assemble(*pieces) for pieces in _below(summary)]
-    return Group(rich_table(table), Text(table.note, style="dim"), *lines)
+    note = Text(f"{table.note}\n" if table.note else "", style="dim")
+    return Group(TableView(table), note, _facts(summary), "", Text(verdict(summary), style="bold"))
 
 
-def rich_table(table: Table) -> RenderableType:
-    """The rows with a bar for each one's share."""
+class TableView:
+    """A table as wide as there is room for; what it had to leave out stands below it."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, _rich_table(self.table, (), ascii_only=False))
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        for count in range(len(_DISPENSABLE) + 1):
+            left_out = _DISPENSABLE[:count]
+            rich = _rich_table(self.table, left_out, options.ascii_only)
+            wanted = console.measure(rich, options=options.update(width=_UNBOUNDED)).maximum
+            if wanted <= options.max_width:
+                break
+        yield rich
+        if missing := [name for name in left_out if name in self.table.columns]:
+            yield Text(f"no room here for: {', '.join(missing)}", style="dim")
+
+
+def _rich_table(table: Table, left_out: Sequence[str], ascii_only: bool) -> RichTable:
     rich = RichTable(box=None, pad_edge=False, header_style="bold")
-    for name in table.columns:
-        left = name in Table.LEFT
-        rich.add_column(
-            name, justify="left" if left else "right", no_wrap=not left, overflow="fold"
-        )
-    bars = any(table.shares)
-    if bars:
+    shown = [i for i, name in enumerate(table.columns) if name not in left_out]
+    for i in shown:
+        left = table.columns[i] in Table.LEFT
+        justify: Literal["left", "right"] = "left" if left else "right"
+        rich.add_column(table.columns[i], justify=justify, no_wrap=not left, overflow="fold")
+    with_share = any(table.shares) and "share" not in left_out
+    if with_share:
         rich.add_column("share", no_wrap=True)
     for row, share, dim in zip(table.rows, table.shares, table.dim, strict=True):
-        cells: list[RenderableType] = [Text(cell) for cell in row]
-        if bars:
-            cells.append(_Bar(share) if share else "")
+        cells = [Text(row[i]) for i in shown]
+        if with_share:
+            cells.append(_bar(share, "bars" not in left_out, ascii_only))
         rich.add_row(*cells, style="dim" if dim else None)
     return rich
 
 
-Piece = str | tuple[str, str]
+def _bar(share: float, drawn: bool, ascii_only: bool) -> Text:
+    """A bar for a part of the whole, in plain ASCII where the terminal has no more."""
+    cells = round(share * _BAR) if drawn else 0
+    bar = ("#" if ascii_only else "█") * cells
+    text = f"{bar:{_BAR if drawn else 0}}{share:7.1%}" if share else ""
+    return Text(text, style="cyan")
 
 
-def _below(summary: Summary) -> Iterator[list[Piece]]:
-    yield [("parameters  ", "bold"), _parameters(summary)]
+def _facts(summary: Summary) -> RichTable:
+    """Totals and remarks, each with its name before it."""
+    grid = RichTable.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, style, text in _lines(summary):
+        grid.add_row(Text(name, style=style), Text(text))
+    return grid
+
+
+def _lines(summary: Summary) -> Iterator[tuple[str, str, str]]:
+    yield "parameters", "bold", _parameters(summary)
     if summary.macs is not None:
-        yield [("forward     ", "bold"), _forward(summary)]
+        yield "forward", "bold", _forward(summary)
     if summary.backward_macs is not None:
-        yield [("backward    ", "bold"), f"{human_count(summary.backward_macs, 'MACs')}"]
+        yield "backward", "bold", human_count(summary.backward_macs, "MACs")
     if summary.memory is not None:
         for line in _memory(summary.memory):
-            yield [("training    ", "bold"), line]
+            yield "training", "bold", line
     for entry in summary.not_counted:
         where = f", first in {entry.layer}" if entry.layer else ""
         text = f"{entry.operation} x{entry.calls:,}{where}: its cost is in no total above"
-        yield [("NOT COUNTED ", "bold yellow"), text]
+        yield "NOT COUNTED", "bold yellow", text
     for attempt in summary.attempts:
         where = f" ({attempt.where})" if attempt.where else ""
-        yield [(f"not on {attempt.rung:<5}", "yellow"), f"{attempt.reason}{where}"]
+        yield f"not on {attempt.rung}", "yellow", f"{attempt.reason}{where}"
     for advice in summary.advice:
-        yield [("advice      ", "bold magenta"), f"{', '.join(advice.layers)}: {advice.cost}"]
-        yield ["            ", advice.change]
+        yield "advice", "bold magenta", f"{', '.join(advice.layers)}: {advice.cost}"
+        yield "", "", advice.change
     for note in summary.notes:
-        yield [("note        ", "bold yellow"), note]
-    yield [""]
-    yield [(verdict(summary), "bold")]
+        yield "note", "bold yellow", note
 
 
 def verdict(summary: Summary) -> str:
@@ -137,7 +163,7 @@ def _memory(memory: TrainingMemory) -> Iterator[str]:
         f"(batch {memory.batch}, {memory.optimizer})"
     )
     yield "= " + " + ".join(f"{human_bytes(size)} {name}" for name, size in parts.items() if size)
-    yield "CUDA context, workspaces and allocator slack come on top"
+    yield f"loss: {memory.loss}; CUDA context, workspaces and allocator slack come on top"
     if memory.limit_bytes is not None:
         yield _fit(memory)
 

@@ -101,6 +101,7 @@ class TrainingMemory:
     """
 
     optimizer: str
+    loss: str
     batch: int | None
     peak_bytes: int
     parameters: int

@@ -47,8 +47,10 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     if not console.is_terminal:
         console.width = 1000
         console.width = console.measure(table).maximum
-    print(f"\n{title}\n")
-    console.print(table)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    print(f"\n{title}\n", *filter(None, lines), "", sep="\n", flush=True)
 
 
 def show_versions(*packages: str) -> None:

@@ -49,13 +49,13 @@ def factory_and_truth(name: str) -> tuple[Callable[[], Any], int]:
     import transformers
 
     if name == "llama":
-        llama = transformers.LlamaConfig(**LLAMA_70B)
-        return lambda: transformers.LlamaForCausalLM(llama), decoder_macs(llama, TOKENS)
-    mixtral = transformers.MixtralConfig()
+        llama, build_llama = transformers.LlamaConfig(**LLAMA_70B), transformers.LlamaForCausalLM
+        return lambda: build_llama(llama), decoder_macs(llama, TOKENS)
+    mixtral, build_mixtral = transformers.MixtralConfig(), transformers.MixtralForCausalLM
     macs = decoder_macs(
         mixtral, TOKENS, experts=mixtral.num_local_experts, used=mixtral.num_experts_per_tok
     )
-    return lambda: transformers.MixtralForCausalLM(mixtral).to(torch.bfloat16), macs
+    return lambda: build_mixtral(mixtral).to(torch.bfloat16), macs
 
 
 def measure(name: str) -> dict[str, Any]:

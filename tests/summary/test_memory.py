@@ -134,7 +134,7 @@ def test_the_models_own_loss_is_used():
             y = self.linear(x)
             return {"loss": y.sum(), "logits": torch.stack([y] * 1000).sum()}
 
-    assert summarize(WithLoss(), torch.empty(2, 4), train=True).memory.phase
+    assert summarize(WithLoss(), torch.empty(2, 4), train=True).memory.loss == "the model's own"
 
 
 def test_nothing_to_train():
@@ -157,7 +157,7 @@ def test_without_an_optimizer():
 
 
 def known(batch, peak):
-    return TrainingMemory("adamw", batch, peak, *[0] * 7, "backward", None, 0)
+    return TrainingMemory("adamw", "", batch, peak, *[0] * 7, "backward", None, 0)
 
 
 @pytest.mark.parametrize("limit", [0, 150, 209, 210, 211, 5000, 123_456])

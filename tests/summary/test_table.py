@@ -160,7 +160,7 @@ def test_what_is_not_counted_is_on_the_screen():
             return torch.fft.rfft(super().forward(x)).real
 
     text = screen(render(summarize(Spectral(4, 4), torch.empty(1, 4))))
-    assert "NOT COUNTED aten::_fft_r2c x1" in text
+    assert "NOT COUNTED  aten::_fft_r2c x1" in text
     assert "at least" in text.splitlines()[-1]
 
 
