@@ -259,7 +259,14 @@ def _is_shape(value: Any, rank: int) -> TypeGuard[Sequence[int]]:
 _RANKS = {f"{kind}{n}d": n + 2 for kind in ("Conv", "ConvTranspose") for n in (1, 2, 3)}
 _SIDES = (224, 32, 28, 256, 64, 96, 128, 384, 299, 512, 448, 336, 240, 192, 320, 1024, 480, 16)
 _LENGTHS = (1024, 16000, 128, 4096)
-_VOLUMES = ((16, 112, 112), (96, 96, 96), (64, 64, 64), (32, 224, 224), (32, 32, 32))
+_VOLUMES = (
+    (16, 112, 112),
+    (16, 224, 224),
+    (96, 96, 96),
+    (64, 64, 64),
+    (32, 224, 224),
+    (32, 32, 32),
+)
 
 
 def first_layer(model: nn.Module) -> tuple[str, nn.Module] | None:

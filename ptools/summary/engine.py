@@ -16,8 +16,15 @@ from ptools.errors import PtoolsError, UsageError
 from ptools.files import shown_path
 from ptools.inputs import Inputs
 from ptools.summary.build import build
-from ptools.summary.ladder import Run, Subject, attempt_of, climb, is_abstract, rungs_for
-from ptools.summary.layers import dtypes_of, layers_of, lines_of, not_counted, operations_of
+from ptools.summary.ladder import Run, Subject, attempt_of, climb, has_script, is_abstract
+from ptools.summary.layers import (
+    dtypes_of,
+    layers_of,
+    lines_of,
+    not_counted,
+    operations_of,
+    type_name,
+)
 from ptools.summary.report import Attempt, Summary
 from ptools.summary.trace import Trace
 from ptools.summary.tree import nodes
@@ -81,9 +88,7 @@ def summarize(
         return candidate if dtype is None else candidate.with_dtype(dtype)
 
     chosen, run, notes = _find_run(subject, inputs, namespace or {}, adapted, strict, backward)
-    summary = _report(
-        getattr(built, "original_name", type(built).__name__), subject, chosen, run, notes
-    )
+    summary = _report(type_name(built), subject, chosen, run, notes)
     if chosen is None or run is None:
         return summary
     if summary.stopped and _is_the_models_fault(run):
@@ -197,12 +202,11 @@ def _report(
     run: Run | None,
     notes: tuple[str, ...],
 ) -> Summary:
-    if rungs_for(subject.model)[0] != "meta":
-        notes += ("TorchScript hides which layer runs: MACs stand at the outermost one",)
     found = run.nodes if run else []
     found = found or nodes(subject.stand_in("meta"))
+    if has_script(node.module for node in found):
+        notes += ("TorchScript hides which layer runs: MACs stand at the outermost one",)
     trace = run.trace if run else Trace()
-    model = found[0].module
     layers = layers_of(found, trace)
     root = layers[0]
     ran = run is not None and (bool(trace.calls) or trace.stop is None)
@@ -219,7 +223,7 @@ def _report(
         trainable=root.trainable,
         buffers=root.buffers,
         bytes=root.bytes,
-        dtypes=dtypes_of(model),
+        dtypes=dtypes_of(found),
         macs=root.macs if ran else None,
         backward_macs=root.backward_macs if has_backward else None,
         layers=layers,

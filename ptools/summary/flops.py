@@ -193,12 +193,17 @@ _FORMULAS = _formulas()
 
 def has_formula(func: Any) -> bool:
     """Whether the operation (an OpOverload) is counted."""
-    return func._overloadpacket in _FORMULAS
+    return _packet(func) in _FORMULAS
+
+
+def _packet(func: Any) -> Any:
+    """All overloads have one formula; a higher-order operator has no overloads."""
+    return getattr(func, "_overloadpacket", func)
 
 
 def flops_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
     """FLOPs of one call of an OpOverload, 0 for a free one, None for one that has no formula."""
-    formula = _FORMULAS.get(func._overloadpacket)
+    formula = _FORMULAS.get(_packet(func))
     if formula is not None:
         return int(formula(*args, **kwargs, out_val=out))
     return 0 if is_free(func) else None

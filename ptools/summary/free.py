@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator
 
 # Neither point-wise nor a view by torch's own tags: reductions, normalisation, pooling,
 # resampling by fixed weights, losses, random numbers, moving and comparing data.
@@ -70,6 +71,8 @@ def is_free(func: Any) -> bool:
 
     Operations of other libraries never are: what they do is not known.
     """
+    if isinstance(func, HigherOrderOperator):
+        return False
     if _is_tagged(func):
         return True
     if not any("Tensor" in str(argument.type) for argument in func._schema.arguments):

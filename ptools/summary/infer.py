@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from torch._ops import HigherOrderOperator
 
 from ptools.summary.flops import flops_of
 
@@ -45,6 +46,9 @@ _MOVES_NOTHING = (aten._unsafe_view.default, aten.empty.memory_format, aten.empt
 
 def infer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Cost]:
     """func(*args, **kwargs) of an OpOverload, and what it costs."""
+    if isinstance(func, HigherOrderOperator):
+        out = func(*args, **kwargs)
+        return out, _cost(func, args, kwargs, out)
     if func.is_view:
         return func(*args, **kwargs), _NOTHING
     key, known = _look_up(func, args, kwargs)
@@ -63,7 +67,8 @@ def infer(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
 def _look_up(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, _Known | None]:
     """The key and what is known under it; (None, None) where nothing can be remembered."""
     try:
-        key = (func, torch.get_default_dtype(), _key(args), _key(tuple(kwargs.items())))
+        named = _key(tuple(kwargs.items())) if kwargs else ()
+        key = (func, torch.get_default_dtype(), _key(args), named)
         return key, _known.get(key)
     except (_Uncacheable, TypeError):
         return None, None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from ptools.summary.build import build_real, free_memory
 from ptools.summary.replica import cloned, on_meta, replica, same_device
 from ptools.summary.report import Attempt, Rung
 from ptools.summary.trace import Stop, Trace, record
-from ptools.summary.tree import Node, nodes, paths_of
+from ptools.summary.tree import Node, nodes
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,12 @@ def climb(subject: Subject, inputs: Inputs, *, backward: bool, patient: bool = T
 
 def rungs_for(model: nn.Module) -> tuple[Rung, ...]:
     """TorchScript's interpreter does not take tensors on meta."""
-    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
-    return ("fake", "cpu") if scripted else ("meta", "fake", "cpu")
+    return ("fake", "cpu") if has_script(model.modules()) else ("meta", "fake", "cpu")
+
+
+def has_script(modules: Iterable[nn.Module]) -> bool:
+    """Whether TorchScript is among them: it runs elsewhere and refuses hooks."""
+    return any(isinstance(module, torch.jit.ScriptModule) for module in modules)
 
 
 def run_on(rung: Rung, subject: Subject, inputs: Inputs, *, backward: bool) -> Run:
@@ -97,7 +101,7 @@ def run_on(rung: Rung, subject: Subject, inputs: Inputs, *, backward: bool) -> R
         except Exception as error:
             return Run(rung, model, found, Trace(stop=Stop(error, None, None)))
         with torch.device("meta") if rung == "meta" else contextlib.nullcontext():
-            trace = record(model, args, kwargs, paths_of(found), backward=backward)
+            trace = record(model, args, kwargs, found, backward=backward)
         return Run(rung, model, found, trace)
 
 

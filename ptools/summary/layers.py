@@ -6,6 +6,7 @@ import linecache
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -62,7 +63,7 @@ def _layer(
     visit = trace.visits.get(node.path, Visit())
     return Layer(
         path=node.path,
-        type=getattr(node.module, "original_name", type(node.module).__name__),
+        type=type_name(node.module),
         depth=node.depth,
         kernel=node.kernel,
         calls=visit.calls,
@@ -80,6 +81,13 @@ def _layer(
         tied=tuple(total.tied),
         same_as=same_as,
     )
+
+
+def type_name(module: nn.Module) -> str:
+    """The class, of a TorchScript module the one that it was made of."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(module.original_name)
+    return type(module).__name__
 
 
 def _own_tensors(found: Sequence[Node], rows: Mapping[str, _Row]) -> dict[str, str]:
@@ -159,10 +167,11 @@ def not_counted(calls: Iterable[Call]) -> tuple[NotCounted, ...]:
     return tuple(NotCounted(op, times[op], first[op]) for op in order)
 
 
-def dtypes_of(model: nn.Module) -> dict[str, int]:
+def dtypes_of(found: Sequence[Node]) -> dict[str, int]:
     """Parameters by dtype."""
     counts: dict[str, int] = {}
-    for parameter in model.parameters():
+    held = (p for node in found for p in node.module._parameters.values() if p is not None)
+    for parameter in {id(p): p for p in held}.values():
         if not is_lazy(parameter):
             name = str(parameter.dtype).removeprefix("torch.")
             counts[name] = counts.get(name, 0) + parameter.numel()

@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ptools.errors import PtoolsError
 from ptools.inputs import Inputs
 from ptools.summary.ladder import Subject, fake_tensors, maker
+from ptools.summary.mode import DispatchMode
 from ptools.summary.optimizer import make_optimizer
 from ptools.summary.report import TrainingMemory
-from ptools.summary.trace import Attribution, ModuleStack, quiet, tensors_in
-from ptools.summary.tree import nodes, paths_of
+from ptools.summary.trace import Attribution, ModuleStack, name_of, quiet, tensors_in
+from ptools.summary.tree import nodes
 
 _LARGEST_BATCH = 1 << 20
+_WITH_WORKSPACE = ("aten::mkldnn_rnn_layer", "aten::_cudnn_rnn")  # kept until the backward
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,16 @@ class _Block:
     path: str
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(DispatchMode):
     """Counts the storages that are alive, by kind, and remembers the moment of the peak."""
 
     def __init__(self, modules: ModuleStack) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.attribution = Attribution(modules)
         self.blocks = WeakIdKeyDictionary()
         self.live: dict[str, int] = {}
         self.total = 0
+        self.hidden: set[str] = set()
         self.phase = "forward"
         self.reset_peak()
 
@@ -88,6 +90,8 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         path, _, _ = self.attribution.current(sys._getframe(1))
+        if name_of(func) in _WITH_WORKSPACE:
+            self.hidden.add(name_of(func))
         kind = "activations" if self.phase == "forward" else "temporary"
         for tensor in tensors_in(out):
             if tensor.untyped_storage() not in self.blocks:
@@ -151,7 +155,7 @@ def _two_steps(
     inputs: Inputs,
     optimizer_text: str,
 ) -> Measured:
-    tracker = Tracker(ModuleStack(model, paths_of(nodes(model))))
+    tracker = Tracker(ModuleStack(nodes(model)))
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(optimizer_text, trainable)
     for kind, tensors in (
@@ -200,6 +204,7 @@ def _two_steps(
         phase=tracker.peak_phase,
         layer=tracker.peak_path or None,
         after_forward_bytes=after_forward,
+        hidden=tuple(sorted(tracker.hidden)),
     )
     return Measured(memory, activations)
 

@@ -97,6 +97,8 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str, str]]:
     if summary.memory is not None:
         for line in _memory(summary.memory):
             yield "training", "bold", line
+        for operation in summary.memory.hidden:
+            yield "NOT COUNTED", "bold yellow", f"workspace of {operation}: the real peak is higher"
     for entry in summary.not_counted:
         where = f", first in {entry.layer}" if entry.layer else ""
         text = f"{entry.operation} x{entry.calls:,}{where}: its cost is in no total above"
@@ -178,4 +180,5 @@ def _fit(memory: TrainingMemory) -> str:
 def _training_verdict(memory: TrainingMemory) -> str:
     if memory.limit_bytes is not None:
         return _fit(memory)
-    return f"{human_bytes(memory.peak_bytes)} to train at batch {memory.batch}"
+    least = "at least " if memory.hidden else ""
+    return f"{least}{human_bytes(memory.peak_bytes)} to train at batch {memory.batch}"

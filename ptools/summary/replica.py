@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 Place = Callable[[torch.Tensor], torch.Tensor]
 
 _SHARED = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size, type)
+_EMPTY = frozenset((dict, OrderedDict, list, set))
 _ATOMS = frozenset((*_SHARED, types.FunctionType, types.BuiltinFunctionType, types.ModuleType))
 
 
@@ -34,13 +35,19 @@ def replica(model: nn.Module, place: Place) -> nn.Module:
         if isinstance(module, torch.jit.ScriptModule):
             memo[id(module)] = copy.deepcopy(module)
             continue
-        copied = memo[id(module)] = module.__new__(type(module))
+        memo[id(module)] = module.__new__(type(module))
+        attributes = vars(memo[id(module)])
         for name, value in vars(module).items():
-            if _is_plain(value):
-                copied.__dict__[name] = value if type(value) in _ATOMS else type(value)(value)
+            kind = type(value)
+            if kind in _ATOMS:
+                attributes[name] = value
+            elif kind in _EMPTY and not value:
+                attributes[name] = kind()
+            elif kind is tuple and _ATOMS.issuperset(map(type, value)):
+                attributes[name] = value
             else:
-                copied.__dict__[name] = None  # keeps the order
-                rest.append((copied.__dict__, name, value))
+                attributes[name] = None  # keeps the order
+                rest.append((attributes, name, value))
     for tensor in _tensors(value for _, _, value in rest):
         if id(tensor) not in memo:
             memo[id(tensor)] = _placed(tensor, place)
@@ -95,13 +102,3 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(value, memo)
     except Exception:
         return value
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether there is nothing in it to replace: most attributes, so this saves a deep copy."""
-    kind = type(value)
-    if kind in _ATOMS:
-        return True
-    if kind in (tuple, list, set):
-        return all(type(item) in _ATOMS for item in value)
-    return kind in (dict, OrderedDict) and not value

@@ -96,8 +96,10 @@ class Attempt:
 class TrainingMemory:
     """Bytes of tensors alive at the peak of a training step in steady state (the second one).
 
-    `temporary` is what backward and optimizer had made besides at that moment. CUDA context,
-    cuDNN workspace and the caching allocator's slack come on top; they are not in here.
+    `temporary` is what backward and optimizer had made besides at that moment. `hidden` are
+    operations that keep a workspace of their own until the backward, which can't be seen. It, what
+    kernels allocate and free within themselves, the CUDA context and the caching allocator's
+    slack come on top.
     """
 
     optimizer: str
@@ -114,6 +116,7 @@ class TrainingMemory:
     phase: str
     layer: str | None
     after_forward_bytes: int
+    hidden: tuple[str, ...] = ()
     largest_batch: int | None = None
     largest_batch_peak_bytes: int | None = None
     limit_bytes: int | None = None

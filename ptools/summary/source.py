@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -9,18 +11,20 @@ import torch
 
 Line = tuple[str, int]
 
-_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
-_is_internal: dict[str, bool] = {}
+# With a separator: torchvision's code is the user's, as far as torch is concerned.
+_OURS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}")
+
+
+@cache
+def is_users(file: str) -> bool:
+    """Whether a code object's file is neither torch's, nor ours, nor no file at all."""
+    return not file.startswith((*_OURS, "<"))
 
 
 def user_line(frame: FrameType | None) -> Line | None:
-    """File and line of the innermost frame that is neither torch's nor ours."""
+    """File and line of the innermost frame that is the user's."""
     while frame is not None:
-        file = frame.f_code.co_filename
-        internal = _is_internal.get(file)
-        if internal is None:
-            internal = _is_internal[file] = file.startswith(_OURS) or file.startswith("<")
-        if not internal:
-            return file, frame.f_lineno
+        if is_users(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back
     return None

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._ops import HigherOrderOperator
 from torch.utils._pytree import tree_leaves
 
 from ptools.summary.build import preserve_rng
 from ptools.summary.flops import has_formula
 from ptools.summary.infer import infer
-from ptools.summary.source import Line, user_line
+from ptools.summary.mode import DispatchMode
+from ptools.summary.source import Line, is_users, user_line
+from ptools.summary.tree import Node, paths_of
 
 Shape = tuple[int, ...]
 
@@ -66,11 +68,11 @@ class Trace:
 class ModuleStack:
     """Follows which module is running, under the path by which it was reached."""
 
-    def __init__(self, model: nn.Module, paths: Mapping[int, Sequence[str]]) -> None:
-        self.paths = paths
+    def __init__(self, found: Sequence[Node]) -> None:
+        self.paths = paths_of(found)
         self.stack: list[str] = []
         self.visits: dict[str, Visit] = {}
-        for module in model.modules():
+        for module in {id(node.module): node.module for node in found}.values():
             if not isinstance(module, torch.jit.ScriptModule):  # refuses hooks
                 module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
                 module.register_forward_hook(self._leave, always_call=True)
@@ -125,11 +127,11 @@ class Attribution:
         return *self._owner.get(node._sequence_nr(), ("", None)), True
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):
     """Appends a `Call` for every operation that runs within it."""
 
     def __init__(self, modules: ModuleStack) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.attribution = Attribution(modules)
         self.calls: list[Call] = []
 
@@ -137,15 +139,14 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.is_inference_mode_enabled() and not has_formula(func) and _is_composite(func):
+        if torch.is_inference_mode_enabled() and _is_composite(func) and not has_formula(func):
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         out, cost = infer(func, args, kwargs)
         path, line, backward = self.attribution.current(sys._getframe(1))
-        name = func._overloadpacket._qualified_op_name
-        self.calls.append(Call(name, path, cost.flops, cost.bytes, backward, line))
+        self.calls.append(Call(name_of(func), path, cost.flops, cost.bytes, backward, line))
         return out
 
 
@@ -153,7 +154,7 @@ def record(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    paths: Mapping[int, Sequence[str]],
+    found: Sequence[Node],
     *,
     backward: bool = False,
 ) -> Trace:
@@ -161,7 +162,7 @@ def record(
 
     `model` must be a stand-in: it gets hooks, and keeps them.
     """
-    modules = ModuleStack(model, paths)
+    modules = ModuleStack(found)
     recorder = Recorder(modules)
     stop = None
     try:
@@ -170,7 +171,7 @@ def record(
             if backward:
                 run_backward(output)
     except Exception as error:
-        stop = Stop(error, *_where(error, paths))
+        stop = Stop(error, *_where(error, modules.paths))
     return Trace(recorder.calls, modules.visits, stop)
 
 
@@ -232,7 +233,7 @@ def _where(error: Exception, paths: Mapping[int, Sequence[str]]) -> tuple[str | 
         frame = trace.tb_frame
         if frame.f_code is nn.Module._call_impl.__code__:
             path = paths.get(id(frame.f_locals["self"]), [None])[0]
-        if user_line(frame) == (frame.f_code.co_filename, frame.f_lineno):
+        if is_users(frame.f_code.co_filename):
             line = frame.f_code.co_filename, trace.tb_lineno
         trace = trace.tb_next
     return path, line
@@ -247,7 +248,16 @@ _NOT_COMPOSITE = frozenset(
 )
 
 
+def name_of(func: Any) -> str:
+    """`aten::mm` for any overload of it."""
+    if isinstance(func, HigherOrderOperator):
+        return str(func.name())
+    return str(func._overloadpacket._qualified_op_name)
+
+
 def _is_composite(func: Any) -> bool:
+    if isinstance(func, HigherOrderOperator):
+        return False
     name = func._overloadpacket.__name__
     return func.namespace == "aten" and name not in _NOT_COMPOSITE and func._can_decompose()
 

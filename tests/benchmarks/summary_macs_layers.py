@@ -132,8 +132,8 @@ MICRO = (
     ),
     Case(
         "Bilinear",
-        40 * 20 * 30,
-        layer(lambda: nn.Bilinear(20, 30, 40, bias=False), (1, 20), (1, 30)),
+        40 * 400 * 300,
+        layer(lambda: nn.Bilinear(400, 300, 40, bias=False), (1, 400), (1, 300)),
     ),
     Case("subclass of Linear", LINEAR, layer(lambda: MyLinear(256, 128, bias=False), TEXT)),
     Case(

@@ -2,9 +2,11 @@
 
 Run `python tests/benchmarks/summary_speed.py [ROUNDS]`; torchinfo and torchvision must be
 installed. Warm: in one process both tools take turns on one model, and the ratio is the median
-of the ratios of neighbouring runs, so that a busy machine slows both alike. Cold: a fresh process
-imports the libraries, builds the model and summarises it, which is what one command costs;
-ptools once gets the built model, as torchinfo does, and once the function that builds it.
+of the ratios of neighbouring runs, so that a busy machine slows both alike. ptools remembers the
+shapes that it met; the first call of each tool, without that, stands beside. Cold: a fresh process
+imports the libraries, builds the model and summarises it, which is what one command costs; ptools
+once gets the built model, as torchinfo does, and once the function that builds it. Beside them
+stands what importing torch and torchvision alone takes.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from harness import import_torchvision, in_fresh_process, show, show_versions
 
 MODELS = ("resnet50", "vit_b_16", "densenet121")
 COLD = {
+    "imports": "torch and torchvision alone",
     "torchinfo": "torchinfo",
     "model": "ptools, given the model",
     "factory": "ptools, given the function",
@@ -49,25 +52,34 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def warm(name: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round, a list a tool; the first call of each is not counted."""
+    """Seconds of each call, a list a tool, the first call first."""
     tools = runners(name)
-    for call in tools.values():
-        call()
-    times: dict[str, list[float]] = {tool: [] for tool in tools}
+    times = {tool: [seconds(call)] for tool, call in tools.items()}
     for _ in range(rounds):
         for tool, call in tools.items():
             times[tool].append(seconds(call))
     return times
 
 
+def first(times: list[float]) -> float:
+    return times[0]
+
+
+def median(times: list[float]) -> float:
+    return statistics.median(times[1:])
+
+
+def least(times: list[float]) -> float:
+    return min(times[1:])
+
+
 def warm_row(name: str, rounds: int) -> list[str]:
     times = in_fresh_process(__file__, "warm", name, str(rounds))
     if isinstance(times, str):
-        return [name, times, "", "", "", ""]
-    ratio = statistics.median(
-        a / b for a, b in zip(times["torchinfo"], times["ptools"], strict=True)
-    )
-    figures = [f(times[tool]) for tool in times for f in (statistics.median, min)]
+        return [name, times, *[""] * 6]
+    theirs, ours = times["torchinfo"], times["ptools"]
+    ratio = statistics.median(a / b for a, b in zip(theirs[1:], ours[1:], strict=True))
+    figures = [f(ts) for ts in (theirs, ours) for f in (first, median, least)]
     return [name, *(f"{1000 * figure:.0f}" for figure in figures), f"{ratio:.1f}x"]
 
 
@@ -85,7 +97,7 @@ def cold(tool: str, name: str) -> None:
         import torchinfo
 
         torchinfo.summary(factory(), input_data=image, verbose=0)
-    else:
+    elif tool != "imports":
         import ptools
 
         ptools.summarize(factory() if tool == "model" else factory, image)
@@ -99,16 +111,16 @@ def cold_row(name: str) -> list[str]:
             start = time.perf_counter()
             answer = in_fresh_process(__file__, "cold", tool, name)
             if isinstance(answer, str):
-                return [name, answer, "", ""]
+                return [name, answer, "", "", ""]
             measured.append(time.perf_counter() - start)
     return [name, *(" / ".join(f"{t:.1f}" for t in sorted(ts)) for ts in times.values())]
 
 
 def main(rounds: int = 15) -> None:
-    columns = ["model", "torchinfo median", "min", "ptools median", "min", "median of ratios"]
+    columns = ["model", "torchinfo first", "median", "min", "ptools first", "median", "min"]
     show(
         f"Warm: ms a call, {rounds} rounds in turns",
-        columns,
+        [*columns, "median of ratios"],
         [warm_row(name, rounds) for name in MODELS],
     )
     show(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from ptools.summary import summarize
+from ptools.summary import ForwardError, summarize
 
 
 class Call(nn.Module):
@@ -205,6 +205,28 @@ def test_what_is_not_counted_is_said(function, operation):
     summary = summarize(Call(function), empty(1, 4, 4, 4))
     assert [entry.operation for entry in summary.not_counted] == [operation]
     assert summary.not_counted[0].calls == 1
+
+
+def test_flex_attention_is_a_higher_order_operator():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    inputs = (empty(2, 4, 16, 8), empty(2, 4, 16, 8), empty(2, 4, 16, 8))
+    summary = summarize(Call(flex_attention), inputs)
+    assert summary.macs == 2 * (2 * 4 * 16 * 16 * 8)
+    assert "flex_attention" in [operation.name for operation in summary.operations]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x @ torch.empty(5, 5),
+        lambda x: torch.bmm(x.expand(2, 3, 4), torch.empty(3, 4, 4)),
+        lambda x: torch.addmm(torch.empty(7), x, torch.empty(4, 5)),
+    ],
+)
+def test_a_product_that_torch_refuses_is_refused(function):
+    with pytest.raises(ForwardError):
+        summarize(Call(function), empty(3, 4))
 
 
 def test_a_custom_operation_is_never_a_silent_zero():

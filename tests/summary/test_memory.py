@@ -137,6 +137,13 @@ def test_the_models_own_loss_is_used():
     assert summarize(WithLoss(), torch.empty(2, 4), train=True).memory.loss == "the model's own"
 
 
+def test_a_workspace_that_cant_be_seen_is_said():
+    """oneDNN's LSTM keeps one; a GRU runs as plain products."""
+    memory = summarize(nn.LSTM(8, 8), torch.empty(4, 2, 8), train=True).memory
+    assert memory.hidden == ("aten::mkldnn_rnn_layer",)
+    assert summarize(nn.GRU(8, 8), torch.empty(4, 2, 8), train=True).memory.hidden == ()
+
+
 def test_nothing_to_train():
     model = nn.Linear(4, 4).requires_grad_(False)
     with pytest.raises(PtoolsError, match="gradient"):

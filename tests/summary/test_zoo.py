@@ -30,6 +30,8 @@ def test_torchvision_classification(torchvision):
             torch.empty(1, 3, crop, crop, device="meta"),
         )
         assert summary.not_counted == ()
+        assert sum(line.macs for line in summary.lines) == summary.macs
+        assert "torchvision" in summary.lines[0].file
         if f"{summary.macs / 1e9:.3f}" != f"{weights.meta['_ops']:.3f}":
             wrong_macs[name] = summary.macs / 1e9, weights.meta["_ops"]
         if summary.parameters != weights.meta["num_params"]:

@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ptools.inputs import Inputs
 from ptools.summary.ladder import Run, Subject, fake_tensors, maker
 from ptools.summary.trace import Call, ModuleStack, Recorder, plain_kernels, quiet, tensors_in
-from ptools.summary.tree import nodes, paths_of
+from ptools.summary.tree import nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def observe(run: Run, subject: Subject, inputs: Inputs) -> Flow:
     with fake_tensors() if run.rung == "fake" else contextlib.nullcontext():
         model = subject.stand_in(run.rung)
         args, kwargs = inputs.make(maker(run.rung, model))
-        recorder = FlowRecorder(ModuleStack(model, paths_of(nodes(model))))
+        recorder = FlowRecorder(ModuleStack(nodes(model)))
         names = {recorder.value(p).root: name for name, p in model.named_parameters()}
         device = torch.device("meta") if run.rung == "meta" else contextlib.nullcontext()
         with quiet(), plain_kernels(), torch.no_grad(), device, recorder, recorder.attention:

@@ -19,7 +19,7 @@ from ptools.inputs import Inputs
 from ptools.summary.ladder import Subject, fake_tensors, maker
 from ptools.summary.report import Rung
 from ptools.summary.trace import Call, ModuleStack, Recorder, Visit, plain_kernels, quiet
-from ptools.summary.tree import Node, nodes, paths_of
+from ptools.summary.tree import Node, nodes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def record_graph(subject: Subject, inputs: Inputs, rung: Rung) -> list[GraphNode
         model = subject.stand_in(rung)
         found = nodes(model)
         args, kwargs = inputs.make(maker(rung, model))
-        modules = ModuleStack(model, paths_of(found))
+        modules = ModuleStack(found)
         graph = _Graph(found, modules.visits)
         graph.add_inputs(_arguments(model, args, kwargs))
         recorder = _GraphRecorder(modules, graph)

@@ -1,0 +1,22 @@
+"""What our dispatch modes have in common."""
+
+from __future__ import annotations
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class DispatchMode(TorchDispatchMode):
+    """Sees higher-order operators such as flex_attention too, and is not guarded from a compiler.
+
+    torch would wrap `__torch_dispatch__` to keep its compiler out of it, which costs microseconds
+    at each call. Nothing is compiled here.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
