@@ -134,8 +134,9 @@ class _Show:
 
     def summary(self, summary: "Summary") -> None:
         from ptools import console
+        from ptools.summary.export import csv_text, markdown
         from ptools.summary.render import render
-        from ptools.summary.table import csv_text, markdown, table_of
+        from ptools.summary.table import table_of
 
         if self.json:
             console.show_json("summary", summary.to_dict())
@@ -152,7 +153,7 @@ class _Show:
         from ptools import console
         from ptools.errors import UsageError
         from ptools.summary.diff import diff_table, render_diff
-        from ptools.summary.table import markdown
+        from ptools.summary.export import markdown
 
         if self.csv:
             raise UsageError("--diff has no --csv", hint="use --json or --markdown")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptools import inputs as feed
-from ptools.errors import PtoolsError, UsageError
+from ptools.errors import PtoolsError
 from ptools.files import shown_path
 from ptools.inputs import Inputs
 from ptools.summary.build import build
-from ptools.summary.ladder import Run, Subject, attempt_of, climb, has_script, is_abstract
+from ptools.summary.ladder import Run, Subject, attempt_of, has_script
 from ptools.summary.layers import (
     dtypes_of,
     layers_of,
@@ -26,11 +24,9 @@ from ptools.summary.layers import (
     type_name,
 )
 from ptools.summary.report import Attempt, Summary
+from ptools.summary.search import NEEDS_A_BATCH, find_run, wants
 from ptools.summary.trace import Trace
 from ptools.summary.tree import nodes
-
-_MOST_GUESSES = 30
-_GUESSING_SECONDS = 10.0
 
 
 class ForwardError(PtoolsError):
@@ -87,11 +83,11 @@ def summarize(
         candidate = candidate if batch is None else candidate.with_batch(batch)
         return candidate if dtype is None else candidate.with_dtype(dtype)
 
-    chosen, run, notes = _find_run(subject, inputs, namespace or {}, adapted, strict, backward)
+    chosen, run, notes = find_run(subject, inputs, namespace or {}, adapted, strict, backward)
     summary = _report(type_name(built), subject, chosen, run, notes)
     if chosen is None or run is None:
         return summary
-    if summary.stopped and _is_the_models_fault(run):
+    if summary.stopped and run.is_the_models_fault:
         raise _forward_error(summary, built)
     if summary.stopped:
         return summary
@@ -115,84 +111,6 @@ def summarize(
 
         summary = replace(summary, advice=advice_for(run, subject, chosen))
     return summary
-
-
-Adapt = Callable[[Inputs], Inputs]
-Found = tuple[Inputs | None, Run | None, tuple[str, ...]]
-
-
-def _find_run(
-    subject: Subject,
-    inputs: Any,
-    namespace: Mapping[str, Any],
-    adapted: Adapt,
-    strict: bool,
-    backward: bool,
-) -> Found:
-    """The inputs that the model runs with, the run, and what there is to say about them."""
-    if inputs is not None:
-        return _first_that_runs(subject, inputs, adapted, backward)
-    notes: list[str] = []
-    declared = feed.declared(subject.model, namespace)
-    if declared is not None:
-        declared = adapted(declared)
-        run = climb(subject, declared, backward=backward)
-        if run.trace.stop is None or not _is_the_models_fault(run):
-            return declared, run, ()
-        notes.append(f"{declared.origin} gives {declared}, and the forward fails with it")
-    if strict:
-        raise UsageError(
-            "the model declares no input, and --strict refuses guesses",
-            hint="pass --input, for example --input 3x224x224",
-        )
-    return _guess(subject, adapted, backward, notes)
-
-
-def _first_that_runs(subject: Subject, inputs: Any, adapted: Adapt, backward: bool) -> Found:
-    """Texts of --input may lack the batch dimension; values are taken as they are."""
-    candidates: Iterator[Inputs]
-    if isinstance(inputs, Inputs) and inputs.origin == "--input":
-        candidates = feed.given(inputs, subject.model)
-    else:
-        candidates = iter((feed.from_value(inputs, "given", "inputs"),))
-    first: Found | None = None
-    for candidate in candidates:
-        candidate = adapted(candidate)
-        run = climb(subject, candidate, backward=backward)
-        if run.trace.stop is None:
-            return candidate, run, ()
-        first = first or (candidate, run, ())
-    assert first is not None
-    return first
-
-
-def _guess(subject: Subject, adapted: Adapt, backward: bool, notes: list[str]) -> Found:
-    guesses = feed.guesses(subject.model)
-    message: str | None = None
-    deadline = time.monotonic() + _GUESSING_SECONDS
-    for _ in range(_MOST_GUESSES):
-        try:
-            candidate = guesses.send(message)
-        except StopIteration:
-            break
-        run = climb(subject, adapted(candidate), backward=backward, patient=False)
-        if run.trace.stop is None or is_abstract(run.trace.stop.error):
-            return adapted(candidate), run, tuple(notes)
-        message = str(run.trace.stop.error)
-        if time.monotonic() > deadline:
-            break
-    required, _ = feed.forward_arguments(subject.model)
-    flags = "".join(f" --input {name}=SHAPE" for name in required) or " --input SHAPE"
-    notes.append(f"no input found that the model runs with: {_wants(subject.model)}; pass{flags}")
-    if message:
-        notes.append(f"the last one tried failed with: {message.strip().splitlines()[0]}")
-    return None, None, tuple(notes)
-
-
-def _wants(model: nn.Module) -> str:
-    required, optional = feed.forward_arguments(model)
-    more = "".join(f", {name}=..." for name in optional[: 0 if required else 4])
-    return f"the forward takes ({', '.join(required)}{more})".replace("(, ", "(")
 
 
 def _report(
@@ -243,18 +161,13 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _is_the_models_fault(run: Run) -> bool:
-    """Whether the failure would be the same with real tensors."""
-    stop = run.trace.stop
-    reached_real = any(a.rung == "cpu" and not a.reason.startswith("the ") for a in run.attempts)
-    return stop is not None and (reached_real or not is_abstract(stop.error))
-
-
 def _forward_error(summary: Summary, model: nn.Module) -> ForwardError:
     stop: Attempt = summary.stopped  # type: ignore[assignment]
     layer = next((la for la in summary.layers if la.path == stop.layer), None)
     place = f" in {layer.path} ({layer.type})" if layer and layer.path else ""
     line = f" at {shown_path(stop.file)}:{stop.line}" if stop.file else ""
-    hint = f"{_wants(model)}; it was given {summary.inputs}"
+    hint = f"{wants(model)}; it was given {summary.inputs}"
+    if NEEDS_A_BATCH in stop.reason:
+        hint = "in training mode a BatchNorm needs several values a channel: pass --batch 2 or more"
     message = f"the forward failed{place}{line}: {stop.reason}"
     return ForwardError(message, hint, replace(summary, attempts=()))

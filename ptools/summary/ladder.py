@@ -55,6 +55,13 @@ class Run:
     trace: Trace
     attempts: tuple[Attempt, ...] = ()
 
+    @property
+    def is_the_models_fault(self) -> bool:
+        """Whether its stop would be the same with real tensors: they were tried, or the error is
+        not about tensors without data."""
+        tried = any(attempt.rung == "cpu" and attempt.ran for attempt in self.attempts)
+        return self.trace.stop is not None and (tried or not is_abstract(self.trace.stop.error))
+
 
 def climb(subject: Subject, inputs: Inputs, *, backward: bool, patient: bool = True) -> Run:
     """The first rung whose run is complete; else the one that came furthest, with its stop.
@@ -65,7 +72,7 @@ def climb(subject: Subject, inputs: Inputs, *, backward: bool, patient: bool = T
     furthest: Run | None = None
     for rung in rungs_for(subject.model):
         if rung == "cpu" and (reason := _too_large(subject)):
-            attempts.append(Attempt("cpu", reason))
+            attempts.append(Attempt("cpu", reason, ran=False))
             break
         run = run_on(rung, subject, inputs, backward=backward)
         stop = run.trace.stop

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ptools.summary.attribution import Visit
 from ptools.summary.report import Layer, NotCounted, Operation, SourceLine
-from ptools.summary.trace import Call, Trace, Visit
+from ptools.summary.trace import Call, Trace
 from ptools.summary.tree import Node
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -20,3 +23,10 @@ class DispatchMode(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+
+def name_of(func: Any) -> str:
+    """`aten::mm` for any overload of it."""
+    if isinstance(func, HigherOrderOperator):
+        return str(func.name())
+    return str(func._overloadpacket._qualified_op_name)

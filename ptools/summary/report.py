@@ -77,13 +77,14 @@ class NotCounted:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A way of running the model that did not do, and where it ended."""
+    """A way of running the model that did not do, and where it ended if it `ran` at all."""
 
     rung: Rung
     reason: str
     layer: str | None = None
     file: str | None = None
     line: int | None = None
+    ran: bool = True
 
     @property
     def where(self) -> str:

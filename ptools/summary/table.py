@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +12,8 @@ from ptools.summary.fold import Group, fold
 from ptools.summary.report import Layer, Shape, Summary
 
 By = Literal["module", "type", "op", "line"]
+
+
 Sort = Literal["order", "macs", "parameters", "activations"]
 
 
@@ -61,67 +60,6 @@ def human_count(count: float, unit: str = "") -> str:
 def shape_text(shapes: Iterable[Shape]) -> str:
     """`1x3x224x224`, several joined by commas."""
     return ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)
-
-
-def markdown(table: Table) -> str:
-    """As a GitHub table."""
-    right = ["---" if name in Table.LEFT else "---:" for name in table.columns]
-    lines = [table.columns, tuple(right), *table.rows]
-    escaped = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
-    text = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
-    return re.sub(r"(?<=^\| )(  )+", lambda m: "&nbsp;" * len(m[0]), text, flags=re.MULTILINE)
-
-
-def csv_text(summary: Summary, by: By = "module") -> str:
-    """Every row in full numbers, unfolded."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    if by == "module":
-        writer.writerow(_CSV_COLUMNS)
-        for layer in summary.layers:
-            values = (getattr(layer, name) for name in _CSV_COLUMNS)
-            writer.writerow([_csv_value(value) for value in values])
-    elif by == "op":
-        writer.writerow(("operation", "calls", "macs", "backward_macs", "bytes"))
-        writer.writerows(
-            (o.name, o.calls, o.macs, o.backward_macs, o.bytes) for o in summary.operations
-        )
-    elif by == "line":
-        writer.writerow(("file", "line", "macs", "backward_macs", "code"))
-        writer.writerows((s.file, s.line, s.macs, s.backward_macs, s.code) for s in summary.lines)
-    else:
-        writer.writerow(("type", "layers", "calls", "parameters", "macs"))
-        writer.writerows((name, *sums) for name, sums in _types(summary))
-    return out.getvalue()
-
-
-_CSV_COLUMNS = (
-    "path",
-    "type",
-    "depth",
-    "kernel",
-    "calls",
-    "inputs",
-    "outputs",
-    "parameters",
-    "own_parameters",
-    "trainable",
-    "buffers",
-    "bytes",
-    "macs",
-    "own_macs",
-    "backward_macs",
-    "activation_bytes",
-    "tied",
-    "same_as",
-)
-
-
-def _csv_value(value: object) -> object:
-    if isinstance(value, tuple):
-        shapes = [item for item in value if isinstance(item, tuple)]
-        return shape_text(shapes) if shapes else "; ".join(map(str, value))
-    return value
 
 
 @dataclass(frozen=True)
@@ -241,7 +179,7 @@ def _by_line(summary: Summary) -> Table:
 
 def _by_type(summary: Summary) -> Table:
     total = summary.macs or 0
-    found = _types(summary)
+    found = types_of(summary)
     rows = [
         (name, f"{layers:,}", f"{calls:,}", f"{parameters:,}", _count(macs))
         for name, (layers, calls, parameters, macs) in found
@@ -250,7 +188,7 @@ def _by_type(summary: Summary) -> Table:
     return _plain(("type", "layers", "calls", "params", "MACs"), rows, shares)
 
 
-def _types(summary: Summary) -> list[tuple[str, list[int]]]:
+def types_of(summary: Summary) -> list[tuple[str, list[int]]]:
     """Own counts by layer type: layers, calls, parameters, MACs."""
     sums: dict[str, list[int]] = {}
     for layer in summary.layers:

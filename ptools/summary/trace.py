@@ -8,20 +8,19 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 from torch._ops import HigherOrderOperator
-from torch.utils._pytree import tree_leaves
 
+from ptools.summary.attribution import Attribution, ModuleStack, Visit, tensors_in
 from ptools.summary.build import preserve_rng
 from ptools.summary.flops import has_formula
 from ptools.summary.infer import infer
-from ptools.summary.mode import DispatchMode
-from ptools.summary.source import Line, is_users, user_line
-from ptools.summary.tree import Node, paths_of
+from ptools.summary.mode import DispatchMode, name_of
+from ptools.summary.source import Line, is_users
+from ptools.summary.tree import Node
 
 Shape = tuple[int, ...]
 
@@ -36,15 +35,6 @@ class Call:
     bytes: int
     backward: bool
     line: Line | None
-
-
-@dataclass(slots=True)
-class Visit:
-    """The calls of one module by one path; shapes are those of the first call."""
-
-    calls: int = 0
-    inputs: tuple[Shape, ...] = ()
-    outputs: tuple[Shape, ...] = ()
 
 
 @dataclass
@@ -63,68 +53,6 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     visits: dict[str, Visit] = field(default_factory=dict)
     stop: Stop | None = None
-
-
-class ModuleStack:
-    """Follows which module is running, under the path by which it was reached."""
-
-    def __init__(self, found: Sequence[Node]) -> None:
-        self.paths = paths_of(found)
-        self.stack: list[str] = []
-        self.visits: dict[str, Visit] = {}
-        for module in {id(node.module): node.module for node in found}.values():
-            if not isinstance(module, torch.jit.ScriptModule):  # refuses hooks
-                module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
-                module.register_forward_hook(self._leave, always_call=True)
-
-    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        path = self._path(module)
-        self.stack.append(path)
-        if torch._C._current_autograd_node() is not None:
-            return  # activation checkpointing runs it again; that is no new call of the model
-        visit = self.visits.get(path)
-        if visit is None:
-            visit = self.visits[path] = Visit()
-        visit.calls += 1
-        if visit.calls == 1:
-            only = args[0] if len(args) == 1 and not kwargs else (args, kwargs)
-            visit.inputs = _shapes(only)
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        visit = self.visits.get(self.stack.pop())
-        if visit is not None and not visit.outputs:
-            visit.outputs = _shapes(output)
-
-    def _path(self, module: nn.Module) -> str:
-        paths = self.paths[id(module)]
-        if len(paths) > 1 and self.stack:
-            inside = f"{self.stack[-1]}." if self.stack[-1] else ""
-            return next((path for path in paths if path.startswith(inside)), paths[0])
-        return paths[0]
-
-
-class Attribution:
-    """Whose work the current operation is: a backward operation belongs where its forward ran.
-
-    An autograd node is made just before its operation is dispatched, so the newest sequence
-    number names it; the engine shows the same number while the node runs backward.
-    """
-
-    def __init__(self, modules: ModuleStack) -> None:
-        self.modules = modules
-        self._owner: dict[int, tuple[str, Line | None]] = {}
-
-    def current(self, frame: FrameType) -> tuple[str, Line | None, bool]:
-        """Module path, the user's source line, and whether this is in backward."""
-        node = torch._C._current_autograd_node()
-        stack = self.modules.stack
-        if node is None or stack:
-            path, line = stack[-1] if stack else "", user_line(frame)
-            if torch.is_grad_enabled():
-                number = torch._C._autograd._get_sequence_nr() - 1
-                self._owner.setdefault(number, (path, line))
-            return path, line, node is not None
-        return *self._owner.get(node._sequence_nr(), ("", None)), True
 
 
 class Recorder(DispatchMode):
@@ -213,18 +141,6 @@ def plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Tensors in nested containers, and in the attributes of objects such as dataclasses."""
-    if isinstance(value, torch.Tensor):
-        yield value
-        return
-    for leaf in tree_leaves(value):
-        if isinstance(leaf, torch.Tensor):
-            yield leaf
-        elif hasattr(leaf, "__dict__") and not isinstance(leaf, nn.Module | type):
-            yield from (t for t in vars(leaf).values() if isinstance(t, torch.Tensor))
-
-
 def _where(error: Exception, paths: Mapping[int, Sequence[str]]) -> tuple[str | None, Line | None]:
     """The innermost module and the innermost user line in the error's traceback."""
     path, line = None, None
@@ -248,21 +164,8 @@ _NOT_COMPOSITE = frozenset(
 )
 
 
-def name_of(func: Any) -> str:
-    """`aten::mm` for any overload of it."""
-    if isinstance(func, HigherOrderOperator):
-        return str(func.name())
-    return str(func._overloadpacket._qualified_op_name)
-
-
 def _is_composite(func: Any) -> bool:
     if isinstance(func, HigherOrderOperator):
         return False
     name = func._overloadpacket.__name__
     return func.namespace == "aten" and name not in _NOT_COMPOSITE and func._can_decompose()
-
-
-def _shapes(value: Any) -> tuple[Shape, ...]:
-    if isinstance(value, torch.Tensor):
-        return (tuple(value.shape),)
-    return tuple(tuple(t.shape) for t in tensors_in(value))

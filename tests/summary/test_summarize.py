@@ -313,6 +313,13 @@ class TestForwardErrors:
             summarize(Net(4, 4), torch.empty(1, 4))
         assert "(x, mask)" in caught.value.hint
 
+    def test_training_with_one_value_a_channel(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4))
+        with pytest.raises(ForwardError) as caught:
+            summarize(model, backward=True)
+        assert "--batch 2" in caught.value.hint
+        assert summarize(model, backward=True, batch=2).macs == 2 * 224 * 224 * 12
+
     def test_an_empty_model(self):
         summary = summarize(nn.Identity(), torch.empty(3))
         assert (summary.parameters, summary.macs) == (0, 0)

@@ -11,9 +11,10 @@ from torch import nn
 from ptools.errors import UsageError
 from ptools.summary import summarize
 from ptools.summary.diff import diff_table, render_diff
+from ptools.summary.export import csv_text, markdown
 from ptools.summary.fold import fold
 from ptools.summary.render import render
-from ptools.summary.table import csv_text, human_count, markdown, shape_text, table_of
+from ptools.summary.table import human_count, shape_text, table_of
 
 
 class Block(nn.Module):

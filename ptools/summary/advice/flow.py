@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ptools.inputs import Inputs
+from ptools.summary.attribution import ModuleStack, tensors_in
 from ptools.summary.ladder import Run, Subject, fake_tensors, maker
-from ptools.summary.trace import Call, ModuleStack, Recorder, plain_kernels, quiet, tensors_in
+from ptools.summary.trace import Call, Recorder, plain_kernels, quiet
 from ptools.summary.tree import nodes
 
 

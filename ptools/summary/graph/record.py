@@ -16,9 +16,10 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from ptools.inputs import Inputs
+from ptools.summary.attribution import ModuleStack, Visit
 from ptools.summary.ladder import Subject, fake_tensors, maker
 from ptools.summary.report import Rung
-from ptools.summary.trace import Call, ModuleStack, Recorder, Visit, plain_kernels, quiet
+from ptools.summary.trace import Call, Recorder, plain_kernels, quiet
 from ptools.summary.tree import Node, nodes
 
 
