@@ -107,8 +107,7 @@ def run_on(rung: Rung, subject: Subject, inputs: Inputs, *, backward: bool) -> R
             args, kwargs = inputs.make(maker(rung, model))
         except Exception as error:
             return Run(rung, model, found, Trace(stop=Stop(error, None, None)))
-        with torch.device("meta") if rung == "meta" else contextlib.nullcontext():
-            trace = record(model, args, kwargs, found, backward=backward)
+        trace = record(model, args, kwargs, found, on_meta=rung == "meta", backward=backward)
         return Run(rung, model, found, trace)
 
 

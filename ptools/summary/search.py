@@ -15,14 +15,9 @@ from ptools.summary.ladder import Run, Subject, climb, is_abstract
 
 NEEDS_A_BATCH = "Expected more than 1 value per channel"  # torch's words
 _MOST_GUESSES = 30
-
-
 _GUESSING_SECONDS = 10.0
 
-
 Adapt = Callable[[Inputs], Inputs]
-
-
 Found = tuple[Inputs | None, Run | None, tuple[str, ...]]
 
 
@@ -97,6 +92,7 @@ def _guess(subject: Subject, adapted: Adapt, backward: bool, notes: list[str]) -
 
 
 def wants(model: nn.Module) -> str:
+    """The forward's arguments in words."""
     required, optional = feed.forward_arguments(model)
     more = "".join(f", {name}=..." for name in optional[: 0 if required else 4])
     return f"the forward takes ({', '.join(required)}{more})".replace("(, ", "(")

@@ -84,10 +84,9 @@ def observe(run: Run, subject: Subject, inputs: Inputs) -> Flow:
     with fake_tensors() if run.rung == "fake" else contextlib.nullcontext():
         model = subject.stand_in(run.rung)
         args, kwargs = inputs.make(maker(run.rung, model))
-        recorder = FlowRecorder(ModuleStack(nodes(model)))
+        recorder = FlowRecorder(ModuleStack(nodes(model)), on_meta=run.rung == "meta")
         names = {recorder.value(p).root: name for name, p in model.named_parameters()}
-        device = torch.device("meta") if run.rung == "meta" else contextlib.nullcontext()
-        with quiet(), plain_kernels(), torch.no_grad(), device, recorder, recorder.attention:
+        with quiet(), plain_kernels(), torch.no_grad(), recorder, recorder.attention:
             output = model(*args, **kwargs)
         made = frozenset(recorder.value(t).root for t in tensors_in(output))
     return Flow(recorder.steps, names, made)
@@ -96,8 +95,8 @@ def observe(run: Run, subject: Subject, inputs: Inputs) -> Flow:
 class FlowRecorder(Recorder):
     """A Recorder that also numbers what each operation reads and writes."""
 
-    def __init__(self, modules: ModuleStack) -> None:
-        super().__init__(modules)
+    def __init__(self, modules: ModuleStack, *, on_meta: bool) -> None:
+        super().__init__(modules, on_meta=on_meta)
         self.attention = _Attention()
         self.steps: list[Step] = []
         self._known = WeakTensorKeyDictionary()

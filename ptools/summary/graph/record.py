@@ -48,9 +48,8 @@ def record_graph(subject: Subject, inputs: Inputs, rung: Rung) -> list[GraphNode
         modules = ModuleStack(found)
         graph = _Graph(found, modules.visits)
         graph.add_inputs(_arguments(model, args, kwargs))
-        recorder = _GraphRecorder(modules, graph)
-        device = torch.device("meta") if rung == "meta" else contextlib.nullcontext()
-        with device, quiet(), plain_kernels(), torch.no_grad(), recorder:
+        recorder = _GraphRecorder(modules, graph, on_meta=rung == "meta")
+        with quiet(), plain_kernels(), torch.no_grad(), recorder:
             output = model(*args, **kwargs)
         graph.add_outputs(output)
         graph.add_unused_parameters()
@@ -182,8 +181,8 @@ class _Graph:
 class _GraphRecorder(Recorder):
     """Adds each call to the graph as it is recorded."""
 
-    def __init__(self, modules: ModuleStack, graph: _Graph) -> None:
-        super().__init__(modules)
+    def __init__(self, modules: ModuleStack, graph: _Graph, *, on_meta: bool) -> None:
+        super().__init__(modules, on_meta=on_meta)
         self.graph = graph
         self.added = 0
 
