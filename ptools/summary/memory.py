@@ -30,17 +30,12 @@ class Measured:
     activations: dict[str, int]
 
 
-def measure(
-    subject: Subject,
-    inputs: Inputs,
-    optimizer: str,
-    fit: int | None = None,
-) -> Measured:
+def measure(subject: Subject, inputs: Inputs, optimizer: str, fit: int | None = None) -> Measured:
     """The second training step (the first makes the optimizer's state), at its peak.
 
-    Loss: what the model returns as `loss`; cross-entropy for one output of (batch, classes);
-    else the mean of squares of the outputs. With `fit` (bytes) the largest
-    batch whose peak is within it is searched too.
+    Loss: what the model returns as `loss`; cross-entropy for one output of (batch, classes); else
+    the mean of squares of the outputs. With `fit` (bytes) the largest batch whose peak is within
+    it is searched too.
 
     Raises PtoolsError if the step can't be run on fake tensors.
     """
@@ -97,30 +92,44 @@ def _two_steps(
         parameter.register_post_accumulate_grad_hook(
             lambda p: tracker.add(p.grad, "gradients") if p.grad is not None else None
         )
-    activations: dict[str, int] = {}
-    after_forward = 0
     with tracker:
         for _ in range(2):
-            tracker.phase = "forward"
-            tracker.reset_peak()
-            loss, kind = _loss(model(*args, **kwargs))
+            loss, loss_kind = _forward(tracker, model, args, kwargs)
             activations, after_forward = tracker.kept("activations"), tracker.total
             tracker.phase = "backward"
             loss.backward()
             del loss
-            tracker.phase = "optimizer step"
-            if optimizer is not None:
-                optimizer.step()
-                for tensor in tensors_in(list(optimizer.state.values())):
-                    tracker.add(tensor, "optimizer_state")
+            _optimize(tracker, optimizer)
             for parameter in trainable:
                 parameter.grad = None
-    first = next(iter(inputs.specs()), None)
+    memory = _at_peak(tracker, optimizer_text, loss_kind, _batch_of(inputs), after_forward)
+    return Measured(memory, activations)
+
+
+def _forward(
+    tracker: Tracker, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[torch.Tensor, str]:
+    tracker.phase = "forward"
+    tracker.reset_peak()
+    return _loss(model(*args, **kwargs))
+
+
+def _optimize(tracker: Tracker, optimizer: torch.optim.Optimizer | None) -> None:
+    tracker.phase = "optimizer step"
+    if optimizer is not None:
+        optimizer.step()
+        for tensor in tensors_in(list(optimizer.state.values())):
+            tracker.add(tensor, "optimizer_state")
+
+
+def _at_peak(
+    tracker: Tracker, optimizer: str, loss: str, batch: int | None, after_forward: int
+) -> TrainingMemory:
     at = tracker.at_peak.get
-    memory = TrainingMemory(
-        optimizer=optimizer_text,
-        loss=kind,
-        batch=first.shape[0] if first and first.shape else None,
+    return TrainingMemory(
+        optimizer=optimizer,
+        loss=loss,
+        batch=batch,
         peak_bytes=tracker.peak,
         parameters=at("parameters", 0),
         buffers=at("buffers", 0),
@@ -134,7 +143,11 @@ def _two_steps(
         after_forward_bytes=after_forward,
         hidden=tuple(sorted(tracker.hidden)),
     )
-    return Measured(memory, activations)
+
+
+def _batch_of(inputs: Inputs) -> int | None:
+    first = next(iter(inputs.specs()), None)
+    return first.shape[0] if first and first.shape else None
 
 
 def _loss(output: Any) -> tuple[torch.Tensor, str]:
