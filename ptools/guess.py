@@ -162,6 +162,23 @@ def first_layer(model: nn.Module) -> tuple[str, nn.Module] | None:
     return None
 
 
+def in_its_dtype(inputs: Inputs, model: nn.Module) -> Inputs:
+    """The inputs with a dtype where none was chosen: that of the model's weights.
+
+    A first layer that looks up its input wants integers.
+    """
+    leaf = first_layer(model)
+    looks_up = leaf is not None and isinstance(leaf[1], nn.Embedding | nn.EmbeddingBag)
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    native = torch.int64 if looks_up else next(floating, torch.float32)
+
+    def filled(spec: TensorSpec) -> TensorSpec:
+        return spec if spec.dtype is not None else replace(spec, dtype=native)
+
+    args, kwargs = inputs.make(filled)
+    return replace(inputs, args=args, kwargs=kwargs)
+
+
 def guesses(model: nn.Module) -> Generator[Inputs, str | None, None]:
     """Inputs worth trying, likeliest first, from the shape that the first layer asks for.
 
@@ -172,19 +189,31 @@ def guesses(model: nn.Module) -> Generator[Inputs, str | None, None]:
     if leaf is None or len(forward_arguments(model)[0]) > 1:
         return
     name, layer = leaf
+    keyword = _only_keyword(model)
     tried: set[tuple[int, ...]] = set()
     queue = list(_shapes(layer))
-    dtype = torch.int64 if isinstance(layer, nn.Embedding | nn.EmbeddingBag) else torch.float32
     while queue:
         shape = queue.pop(0)
         if shape in tried:
             continue
         tried.add(shape)
         origin = f"{name} ({type(layer).__name__})" if name else type(layer).__name__
-        message = yield Inputs((TensorSpec(shape, dtype),), {}, "guessed", origin)
+        spec = TensorSpec(shape)
+        args, kwargs = ((), {keyword: spec}) if keyword else ((spec,), {})
+        message = yield Inputs(args, kwargs, "guessed", origin)
         if message and len(shape) == 4:
             sides = [int(n) for n in re.findall(r"\b\d{2,4}\b", message)]
             queue[:0] = [(*shape[:2], side, side) for side in sides if 8 <= side <= 2048]
+
+
+def _only_keyword(model: nn.Module) -> str | None:
+    """The required argument's name, where it can't be given by position."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    required = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    return required[0].name if required else None
 
 
 def _shapes(layer: nn.Module) -> Iterator[tuple[int, ...]]:

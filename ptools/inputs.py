@@ -21,15 +21,18 @@ Source = Literal["given", "declared", "guessed"]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor to be made: shape, dtype, and its data where the user handed in a tensor."""
+    """One tensor to be made: shape, dtype, and its data where the user handed in a tensor.
+
+    No dtype is the one that the model takes (`guess.in_its_dtype`).
+    """
 
     shape: tuple[int, ...]
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype | None = None
     value: torch.Tensor | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        name = str(self.dtype).removeprefix("torch.")
-        return "x".join(map(str, self.shape)) + f" {name}" if self.shape else f"scalar {name}"
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        return f"{shape} {str(self.dtype).removeprefix('torch.')}" if self.dtype else shape
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Inputs:
         """Every floating-point tensor in `dtype`."""
 
         def cast(spec: TensorSpec) -> TensorSpec:
-            if not spec.dtype.is_floating_point:
+            if spec.dtype is not None and not spec.dtype.is_floating_point:
                 return spec
             value = None if spec.value is None else spec.value.to(dtype)
             return TensorSpec(spec.shape, dtype, value)
@@ -81,10 +84,13 @@ class Inputs:
 def from_value(value: Any, source: Source, origin: str) -> Inputs:
     """Inputs from tensors (or specs): a tuple is positional, a mapping with str keys is named.
 
-    Anything else, a list too, is one positional argument.
+    Several integers are the shape of one tensor. Anything else, a list of tensors too, is one
+    positional argument.
     """
     if isinstance(value, Inputs):
         return value
+    if isinstance(value, tuple | list) and value and all(type(item) is int for item in value):
+        value = TensorSpec(tuple(value))
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         args, kwargs = (), dict(value)
     else:
@@ -112,7 +118,8 @@ def parse(texts: Sequence[str]) -> Inputs:
                 f"--input {text}: not a shape",
                 hint="write --input 3x224x224, or NAME=SHAPE:DTYPE as --input ids=1x128:int64",
             )
-        spec = TensorSpec(tuple(map(int, re.split("[x,]", shape))), parse_dtype(dtype or "float32"))
+        sizes = tuple(map(int, re.split("[x,]", shape)))
+        spec = TensorSpec(sizes, parse_dtype(dtype) if dtype else None)
         if 0 in spec.shape:
             raise UsageError(f"--input {text}: every dimension must be at least 1")
         if name in kwargs:

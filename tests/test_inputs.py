@@ -11,9 +11,9 @@ from ptools.inputs import Inputs, TensorSpec
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        (["3x224x224"], "3x224x224 float32"),
-        (["3,224,224"], "3x224x224 float32"),
-        (["7"], "7 float32"),
+        (["3x224x224"], "3x224x224"),
+        (["3,224,224"], "3x224x224"),
+        (["7"], "7"),
         (["1x128:int64"], "1x128 int64"),
         (["1x3:bf16", "2x2:fp16"], "1x3 bfloat16, 2x2 float16"),
         (["ids=1x128:int64", "mask=1x128:bool"], "ids=1x128 int64, mask=1x128 bool"),
@@ -49,6 +49,8 @@ def test_values_become_specs_and_are_made_again():
 
 
 def test_batch_and_dtype():
-    found = Inputs((TensorSpec((1, 3)), TensorSpec((1, 5), torch.int64)), {}, "given", "test")
+    found = Inputs(
+        (TensorSpec((1, 3), torch.float32), TensorSpec((1, 5), torch.int64)), {}, "given", "test"
+    )
     assert str(found.with_batch(7)) == "7x3 float32, 7x5 int64"
     assert str(found.with_dtype(torch.float16)) == "1x3 float16, 1x5 int64"

@@ -12,6 +12,7 @@ from torch import nn
 
 from ptools.errors import PtoolsError
 from ptools.files import shown_path
+from ptools.guess import in_its_dtype
 from ptools.inputs import Inputs
 from ptools.summary.build import build
 from ptools.summary.ladder import Run, Subject, attempt_of, has_script
@@ -60,8 +61,9 @@ def summarize(
     The model is left exactly as it was: all runs are on a stand-in without data. Pass a function
     that builds it and the model itself is never allocated either.
 
-    `inputs`: tensors as the forward takes them (a tuple is positional, a dict named, anything
-    else one argument), or None to use what the model declares, else to guess; see `input_source`.
+    `inputs`: tensors as the forward takes them (a tuple is positional, a dict named, integers
+    are the shape of one tensor, anything else is one argument), or None to use what the model
+    declares, else to guess; see `input_source`.
     `backward` counts the backward as well; `train` also measures the memory of a training step
     with `optimizer` ("adamw", "sgd(lr=0.1, momentum=0.9)", any of `torch.optim`, "none"), and
     `fit` (bytes) finds the largest batch within it. These run in training mode, all else in eval
@@ -81,6 +83,7 @@ def summarize(
 
     def adapted(candidate: Inputs) -> Inputs:
         candidate = candidate if batch is None else candidate.with_batch(batch)
+        candidate = in_its_dtype(candidate, built)
         return candidate if dtype is None else candidate.with_dtype(dtype)
 
     chosen, run, notes = find_run(subject, inputs, namespace or {}, adapted, strict, backward)

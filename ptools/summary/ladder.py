@@ -127,7 +127,7 @@ def maker(rung: Rung, model: nn.Module) -> Callable[[TensorSpec], torch.Tensor]:
     def make(spec: TensorSpec) -> torch.Tensor:
         if rung == "cpu" and spec.value is not None:
             return spec.value.detach().clone().to(device)
-        if rung == "cpu" and spec.dtype.is_floating_point:
+        if rung == "cpu" and spec.dtype is not None and spec.dtype.is_floating_point:
             noise = torch.rand(spec.shape, generator=generator)
             return noise.to(device=device, dtype=spec.dtype)
         return torch.zeros(spec.shape, dtype=spec.dtype, device=device)

@@ -135,6 +135,8 @@ def test_outputs_of_any_type():
         (torch.empty(3, 4), 3 * 8),
         ((torch.empty(3, 4),), 3 * 8),
         ({"x": torch.empty(3, 4)}, 3 * 8),
+        ((3, 4), 3 * 8),
+        ([3, 4], 3 * 8),
         ({"x": torch.empty(3, 4), "twice": True}, 2 * 3 * 8),
         ((torch.empty(3, 4), True), 2 * 3 * 8),
     ],
@@ -163,6 +165,19 @@ def test_batch_and_dtype():
 
 
 class TestInputsThatAreFound:
+    def test_in_the_dtype_of_the_weights(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 2)).half()
+        assert summarize(model).inputs == "1x3x32x32 float16"
+        assert summarize(model, (1, 3, 32, 32)).inputs == "1x3x32x32 float16"
+        assert summarize(nn.Embedding(4, 4), (1, 7)).inputs == "1x7 int64"
+
+    def test_an_argument_by_keyword_only(self):
+        class Net(nn.Linear):
+            def forward(self, *, x):
+                return super().forward(x)
+
+        assert summarize(Net(4, 4)).inputs == "x=1x4 float32"
+
     def test_beside_the_model(self):
         found = {"example_inputs": lambda: {"x": torch.empty(2, 3, 8, 8)}}
         summary = summarize(
