@@ -169,10 +169,14 @@ def _summarize(
     spec: str, arguments: list[str], settings: dict[str, Any], interpreter: "Interpreter"
 ) -> "Summary":
     from ptools import console
+    from ptools.errors import UsageError
     from ptools.summary import summarize, summarize_checkpoint
     from ptools.target import checkpoint_path, resolve
 
     if (path := checkpoint_path(spec)) is not None:
+        needs_code = ("inputs", "backward", "train", "fit", "advise", "tensorboard")
+        if asked := [name.removesuffix("s") for name in needs_code if settings[name]]:
+            raise UsageError(f"{path} holds no code to run, so there is no --{asked[0]} for it")
         return summarize_checkpoint(path)
     beside: dict[str, Any] = {}
     label = spec

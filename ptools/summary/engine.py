@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptools.errors import PtoolsError
+from ptools.errors import PtoolsError, UsageError
 from ptools.files import shown_path
 from ptools.guess import in_its_dtype
 from ptools.inputs import Inputs
@@ -70,7 +70,8 @@ def summarize(
     mode. `batch` and `dtype` change the inputs' first dimension and the floating-point dtype.
     `namespace` is where `example_inputs` is looked for. `tensorboard` is a folder for the graph.
 
-    Raises ForwardError if the forward fails, UsageError if `strict` and the input is a guess.
+    Raises ForwardError if the forward fails, UsageError if `strict` and the input is a guess, and
+    if there is none at all but something was asked for that needs a run.
 
         >>> summary = ptools.summarize(torchvision.models.resnet50(), torch.empty(1, 3, 224, 224))
         >>> summary.parameters, summary.macs
@@ -89,6 +90,8 @@ def summarize(
     chosen, run, notes = find_run(subject, inputs, namespace or {}, adapted, strict, backward)
     summary = _report(type_name(built), subject, chosen, run, notes)
     if chosen is None or run is None:
+        if backward or advise or tensorboard is not None:
+            raise UsageError(notes[0])
         return summary
     if summary.stopped and run.is_the_models_fault:
         raise _forward_error(summary, built)

@@ -85,9 +85,10 @@ def _guess(subject: Subject, adapted: Adapt, backward: bool, notes: list[str]) -
             break
     required, _ = feed.forward_arguments(subject.model)
     flags = "".join(f" --input {name}=SHAPE" for name in required) or " --input SHAPE"
-    notes.append(f"no input found that the model runs with: {wants(subject.model)}; pass{flags}")
+    text = f"no input found that the model runs with: {wants(subject.model)}; pass{flags}"
     if message:
-        notes.append(f"the last one tried failed with: {message.strip().splitlines()[0]}")
+        text += f" (the last one tried failed with: {message.strip().splitlines()[0]})"
+    notes.insert(0, text)
     return None, None, tuple(notes)
 
 

@@ -179,6 +179,13 @@ class TestCheckpoints:
         assert (code, out) == (2, "")
         assert len(err.strip().splitlines()) == 1
 
+    def test_what_needs_code_is_refused(self, run, tmp_path):
+        torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "a.pt")
+        for options in (["--train"], ["--input", "3"], ["--tensorboard", "runs"]):
+            code, out, err = run("a.pt", *options)
+            assert (code, out) == (2, "")
+            assert options[0] in err
+
     def test_nothing_in_it(self, run, tmp_path):
         torch.save({"epoch": 3}, tmp_path / "empty.pt")
         assert run("empty.pt")[0] == 2

@@ -233,6 +233,8 @@ class TestInputsThatAreFound:
         summary = summarize(Net())
         assert (summary.rung, summary.macs, summary.parameters) == ("parameters", None, 20)
         assert "(x, mask)" in summary.notes[0]
+        with pytest.raises(UsageError, match="--input mask=SHAPE"):
+            summarize(Net(), train=True)
 
 
 class Branch(nn.Module):
