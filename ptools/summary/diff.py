@@ -123,7 +123,9 @@ def _change(a: int | None, b: int | None) -> str:
 
 
 def _verdict(left: Summary, right: Summary) -> str:
-    text = f"{right.model} has {_change(left.parameters, right.parameters)} the parameters"
+    same = left.model == right.model
+    first, second = ("the first", "the second") if same else (left.model, right.model)
+    text = f"{second} has {_change(left.parameters, right.parameters)} the parameters"
     if left.macs is not None and right.macs is not None:
         text += f" and {_change(left.macs, right.macs)} the MACs"
-    return (text + f" of {left.model}").replace("= the", "the same number of")
+    return (text + f" of {first}").replace("= the", "the same number of")
