@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ptools.summary import ForwardError, summarize
+from ptools.summary.flops import flops_of
 
 
 class Call(nn.Module):
@@ -205,6 +206,44 @@ def test_what_is_not_counted_is_said(function, operation):
     summary = summarize(Call(function), empty(1, 4, 4, 4))
     assert [entry.operation for entry in summary.not_counted] == [operation]
     assert summary.not_counted[0].calls == 1
+
+
+def meta(*shape):
+    return torch.empty(shape, device="meta")
+
+
+PACKED = meta(3, 7, 11)  # packed weights don't show their rows and columns
+KERNELS = {
+    "_scaled_mm": ((meta(16, 32), meta(32, 24)), meta(16, 24), 16 * 32 * 24),
+    "_scaled_grouped_mm": ((meta(32, 16), meta(4, 16, 24)), meta(32, 24), 32 * 16 * 24),
+    "_grouped_mm": ((meta(4, 8, 16), meta(4, 16, 24)), meta(4, 8, 24), 4 * 8 * 16 * 24),
+    "_weight_int8pack_mm": ((meta(4, 64), meta(32, 64)), meta(4, 32), 4 * 64 * 32),
+    "_weight_int4pack_mm": ((meta(4, 64), PACKED), meta(4, 32), 4 * 64 * 32),
+    "_weight_int4pack_mm_for_cpu": ((meta(4, 64), PACKED), meta(4, 32), 4 * 64 * 32),
+    "_dyn_quant_matmul_4bit": ((meta(4, 64), PACKED), meta(4, 32), 4 * 64 * 32),
+    "_mixed_dtypes_linear": ((meta(4, 64), PACKED), meta(4, 32), 4 * 64 * 32),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_that_not_every_machine_can_run(name):
+    """Scaled, grouped and weight-packed products, by the shapes of their operands alone."""
+    arguments, out, macs = KERNELS[name]
+    func = getattr(torch.ops.aten, name).default
+    assert flops_of(func, arguments, {}, out) == 2 * macs
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "out", "macs"),
+    [
+        ((32, 16), (4, 16, 24), (32, 24), 32 * 16 * 24),  # rows are routed to experts
+        ((8, 32), (32, 24), (4, 8, 24), 8 * 32 * 24),  # the inner dimension is split
+        ((4, 8, 16), (16, 24), (8, 24), 8 * 16 * 24),  # the columns are split
+    ],
+)
+def test_groups(a, b, out, macs):
+    func = torch.ops.aten._grouped_mm.default
+    assert flops_of(func, (meta(*a), meta(*b)), {}, meta(*out)) == 2 * macs
 
 
 def test_flex_attention_is_a_higher_order_operator():
