@@ -102,7 +102,7 @@ def _moved(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -
 def _remember(key: Any, func: Any, args: tuple[Any, ...], out: Any, cost: Cost) -> None:
     if len(_known) >= _MAX_ENTRIES:
         return
-    if args and out is args[0] and torch.Tag.inplace_view not in func.tags:
+    if args and out is args[0] and _key(out) == key[2][0]:  # and was not resized
         _known[key] = _Known(None, (), cost)
     schema = func._schema
     if schema.is_mutable or any(result.alias_info for result in schema.returns):

@@ -289,3 +289,11 @@ def test_dynamic_quantised_linear():
     with pytest.warns(DeprecationWarning):
         quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
     assert summarize(quantised, torch.ones(3, 4)).macs == 3 * (4 * 8 + 8 * 2)
+
+
+def test_an_operation_that_resizes_its_argument_does_so_every_time():
+    def twice(x):
+        first, second = torch.zeros(2, 2), torch.zeros(2, 2)
+        return x @ first.resize_(4, 3), x @ second.resize_(4, 3)
+
+    assert summarize(Call(twice), empty(5, 4)).macs == 2 * 5 * 4 * 3
