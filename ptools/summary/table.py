@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ptools.errors import UsageError
@@ -74,7 +74,8 @@ def _by_module(summary: Summary, depth: int | None, sort: Sort) -> Table:
     shares: list[float] = []
     dim: list[bool] = []
     ran = summary.macs is not None and summary.stopped is None
-    for label, group in _order(summary, depth, sort):
+    ordered = list(_order(summary, depth, sort))
+    for label, group in ordered:
         layer, count = group.layer, group.count
         kind = layer.type + (f" {layer.kernel}" if layer.kernel else "")
         kind += f" x{count}" if count > 1 else ""
@@ -83,7 +84,7 @@ def _by_module(summary: Summary, depth: int | None, sort: Sort) -> Table:
         shares.append(_share(summary, layer, count))
         dim.append(ran and not group.ran)
     names = ("layer", "type", *(column.name for column in columns))
-    folded = any(group.count > 1 for _, group in _order(summary, depth, sort))
+    folded = any(group.count > 1 for _, group in ordered)
     note = "a row marked xN, and those below it, are sums over N equal layers" if folded else ""
     return Table(names, tuple(rows), tuple(shares), tuple(dim), note)
 
@@ -101,21 +102,39 @@ def _columns(summary: Summary) -> list[_Column]:
 
 
 def _order(summary: Summary, depth: int | None, sort: Sort) -> Iterator[tuple[str, Group]]:
-    root = fold(summary.layers)
     if sort == "order":
-        yield from _tree(root, summary.model, 0, depth)
+        yield from _tree(fold(summary.layers), summary.model, 0, depth)
         return
     keys: dict[str, Callable[[Layer], int]] = {
-        "macs": lambda layer: layer.own_macs + 0,
-        "parameters": lambda layer: layer.own_parameters,
+        "macs": lambda layer: layer.macs,
+        "parameters": lambda layer: layer.parameters,
         "activations": lambda layer: layer.activation_bytes or 0,
     }
-    holders = [la for la in summary.layers if keys[sort](la)]
-    if sort == "activations":
-        parents = {la.path.rpartition(".")[0] for la in summary.layers if la.path}
-        holders = [la for la in holders if la.path not in parents]
-    for layer in sorted(holders, key=keys[sort], reverse=True):
+    layers = [layer for layer in _alone(summary.layers) if keys[sort](layer)]
+    for layer in sorted(layers, key=keys[sort], reverse=True):
         yield layer.path or summary.model, Group(layer.name, layer, (), 0, True)
+
+
+def _alone(layers: Sequence[Layer]) -> list[Layer]:
+    """Each layer without what the layers in it cost."""
+    below: dict[str, list[Layer]] = {}
+    for layer in layers[1:]:
+        below.setdefault(layer.path.rpartition(".")[0], []).append(layer)
+
+    def own(layer: Layer, name: str) -> int:
+        inner = sum(getattr(child, name) or 0 for child in below.get(layer.path, ()))
+        return (getattr(layer, name) or 0) - inner
+
+    return [
+        replace(
+            layer,
+            parameters=own(layer, "parameters"),
+            macs=own(layer, "macs"),
+            backward_macs=own(layer, "backward_macs"),
+            activation_bytes=own(layer, "activation_bytes"),
+        )
+        for layer in layers
+    ]
 
 
 def _tree(group: Group, label: str, level: int, depth: int | None) -> Iterator[tuple[str, Group]]:

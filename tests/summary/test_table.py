@@ -233,3 +233,22 @@ class TestDiff:
     def test_parameters_only(self):
         left, right = summarize(nn.Bilinear(2, 2, 2)), summarize(nn.Bilinear(2, 2, 3))
         assert "MACs" not in screen(render_diff(left, right))
+
+
+def test_sorted_layers_show_their_own_cost_and_add_up():
+    """A container with operations of its own does not repeat those of the layers in it."""
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 8)
+            self.weight = nn.Parameter(torch.empty(8, 2))
+
+        def forward(self, x):
+            return self.inner(x) @ self.weight
+
+    table = table_of(summarize(Both(), torch.empty(3, 4)), sort="macs")
+    assert column(table, "layer") == ["inner", "Both"]
+    assert column(table, "MACs") == ["96", "48"]
+    assert column(table, "params") == ["40", "16"]
+    assert sum(table.shares) == pytest.approx(1)
