@@ -14,15 +14,19 @@ from torch import nn
 from ptools.inputs import Inputs, TensorSpec, from_value
 
 
+def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """Those of the forward, by name; none where it has no signature to read."""
+    try:
+        return inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
 def forward_arguments(model: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the forward's parameters: those without a default, and the others."""
     required: list[str] = []
     optional: list[str] = []
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
-        return required, optional
-    for p in parameters:
+    for p in _parameters(model).values():
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             (required if p.default is p.empty else optional).append(p.name)
     return required, optional
@@ -39,7 +43,7 @@ def given(inputs: Inputs, model: nn.Module) -> Iterator[Inputs]:
         origin=f"{inputs.origin} {inputs}, a batch of 1 added",
     )
     leaf = first_layer(model)
-    rank = _RANKS.get(type(leaf[1]).__name__.removeprefix("Lazy")) if leaf else None
+    rank = _rank(leaf[1]) if leaf else None
     lacks_batch = [len(spec.shape) == (rank or 0) - 1 for spec in inputs.args]
     if lacks_batch and all(lacks_batch):
         yield batched
@@ -85,7 +89,7 @@ def _from_config(model: nn.Module) -> Inputs | None:
     if name not in shapes:
         return None
     kwargs = {name: shapes[name]}
-    takes = inspect.signature(model.forward).parameters
+    takes = _parameters(model)
     if all(parts) and "pixel_values" in takes:  # reads texts and looks at pictures
         kwargs |= {"input_ids": ids, "pixel_values": shapes["pixel_values"]}
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in takes:
@@ -208,19 +212,20 @@ def guesses(model: nn.Module) -> Generator[Inputs, str | None, None]:
 
 def _only_keyword(model: nn.Module) -> str | None:
     """The required argument's name, where it can't be given by position."""
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    required = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    return required[0].name if required else None
+    parameters = _parameters(model).values()
+    required = (p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty)
+    return next(required, None)
+
+
+def _rank(layer: nn.Module) -> int | None:
+    """Dimensions of a convolution's input, batch included; None for another layer."""
+    names = (kind.__name__.removeprefix("Lazy") for kind in type(layer).__mro__)
+    return next((_RANKS[name] for name in names if name in _RANKS), None)
 
 
 def _shapes(layer: nn.Module) -> Iterator[tuple[int, ...]]:
     channels = getattr(layer, "in_channels", 0) or 3
-    rank = _RANKS.get(type(layer).__name__.removeprefix("Lazy"))
-    for base in type(layer).__mro__:
-        rank = rank or _RANKS.get(base.__name__)
+    rank = _rank(layer)
     if rank == 3:
         yield from ((1, channels, length) for length in _LENGTHS)
     elif rank == 4:

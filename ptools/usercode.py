@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ptools.errors import SHOW_TRACEBACK, UsageError
+from ptools.files import shown_path
 
 _STDLIB = sysconfig.get_path("stdlib")
 _OURS = str(Path(__file__).parent) + os.sep
@@ -72,7 +73,7 @@ def user_line(error: BaseException) -> str | None:
     """Where in the user's own code the error came up: `"model.py:12"`, or None."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if _is_user_code(frame.filename):
-            return f"{_shown(frame.filename)}:{frame.lineno}"
+            return f"{shown_path(frame.filename)}:{frame.lineno}"
     return None
 
 
@@ -193,7 +194,7 @@ def _explain(error: BaseException, label: str) -> NoReturn:
     line = user_line(error) or label
     hint = SHOW_TRACEBACK
     if isinstance(error, SyntaxError):
-        message = f"{_shown(error.filename or label)}:{error.lineno}: {error.msg}"
+        message = f"{shown_path(error.filename or label)}:{error.lineno}: {error.msg}"
         hint = (error.text or "").strip() or hint
     elif isinstance(error, ModuleNotFoundError) and error.name:
         message = f"{line} needs {error.name!r}, which is not installed"
@@ -243,8 +244,3 @@ def _is_user_code(filename: str) -> bool:
         return False
     installed = {"site-packages", "dist-packages"} & set(Path(filename).parts)
     return not installed and not filename.startswith(_STDLIB)
-
-
-def _shown(filename: str) -> str:
-    relative = os.path.relpath(filename)
-    return filename if relative.startswith("..") else relative

@@ -13,6 +13,7 @@ def candidates(text, model):
 
 def test_a_missing_batch_is_added_where_the_first_layer_says_so():
     assert candidates("3x8x8", nn.Conv2d(3, 4, 1)) == ["1x3x8x8"]
+    assert candidates("3x8x8", type("Padded", (nn.Conv2d,), {})(3, 4, 1)) == ["1x3x8x8"]
     assert candidates("2x3x8x8", nn.Conv2d(3, 4, 1)) == ["2x3x8x8"]
     assert candidates("4x100", nn.Sequential(nn.Conv1d(4, 4, 1))) == ["1x4x100"]
     assert candidates("8", nn.Linear(8, 8)) == ["8", "1x8"]

@@ -1,7 +1,5 @@
 """`ptools summary`."""
 
-import sys
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -172,6 +170,7 @@ def _summarize(
     from ptools.errors import UsageError
     from ptools.summary import summarize, summarize_checkpoint
     from ptools.target import checkpoint_path, resolve
+    from ptools.usercode import quiet_stdout
 
     if (path := checkpoint_path(spec)) is not None:
         needs_code = ("inputs", "backward", "train", "fit", "advise", "tensorboard")
@@ -189,6 +188,6 @@ def _summarize(
         label = target.label
         return target.build()
 
-    with console.progress(f"summarising {spec}"), redirect_stdout(sys.stderr):
+    with console.progress(f"summarising {spec}"), quiet_stdout():
         summary = summarize(build, namespace=beside, **settings)
     return summary if beside else replace(summary, model=label)

@@ -83,29 +83,20 @@ def build(factory: Callable[[], Any]) -> nn.Module:
 
     Raises UsageError if the result is no `nn.Module`, and whatever the factory raises for real.
     """
-    quarter = free_memory() // 4
-    for context in (LazyWeights(), torch.device("meta"), WithinBudget(quarter)):
+    for context in (LazyWeights(), torch.device("meta")):
         try:
             with preserve_rng(), context:
-                model = factory()
-            break
+                return _a_module(factory())
         except Exception as error:
-            ours = isinstance(error, UsageError) and error.__cause__ is None
-            if ours or isinstance(context, WithinBudget):
-                raise
-    if not isinstance(model, nn.Module):
-        raise UsageError(
-            f"the target is of type {type(model).__name__}, not an nn.Module",
-            hint="name the model's class, an instance, or a function that returns one",
-        )
-    return model
+            if isinstance(error, UsageError) and error.__cause__ is None:
+                raise  # the same with real tensors
+    return build_real(factory)
 
 
 def build_real(factory: Callable[[], Any]) -> nn.Module:
     """Call `factory` with real tensors, within a quarter of the free memory."""
     with preserve_rng(), WithinBudget(free_memory() // 4):
-        model: nn.Module = factory()
-    return model
+        return _a_module(factory())
 
 
 def free_memory() -> int:
@@ -133,6 +124,15 @@ def preserve_rng() -> Iterator[None]:
             random.setstate(state)
             if numpy:
                 numpy.random.set_state(numpy_state)
+
+
+def _a_module(made: Any) -> nn.Module:
+    if not isinstance(made, nn.Module):
+        raise UsageError(
+            f"the target is of type {type(made).__name__}, not an nn.Module",
+            hint="name the model's class, an instance, or a function that returns one",
+        )
+    return made
 
 
 def _refuse_training(func: Any) -> None:

@@ -61,18 +61,8 @@ def diff_table(left: Summary, right: Summary, depth: int | None = 3) -> Table:
 def _rows(pair: Pair, level: int, depth: int | None) -> Iterator[tuple[int, Pair]]:
     yield level, pair
     if depth is None or level < depth:
-        for below in _matched(*(_scaled(group) for group in pair)):
+        for below in _matched(*(group.below() if group else [] for group in pair)):
             yield from _rows(below, level + 1, depth)
-
-
-def _scaled(group: Group | None) -> list[Group]:
-    """The groups below, each standing for all its repeats."""
-    if group is None:
-        return []
-    return [
-        Group(c.label, c.layer, c.children, c.kind, c.ran, c.count * group.count)
-        for c in group.children
-    ]
 
 
 def _matched(left: list[Group], right: list[Group]) -> Iterator[Pair]:

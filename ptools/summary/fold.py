@@ -25,12 +25,14 @@ class Group:
     ran: bool
     count: int = 1
 
+    def below(self) -> list[Group]:
+        """The children, each counted for all repeats of this group."""
+        return [replace(child, count=child.count * self.count) for child in self.children]
+
 
 def fold(layers: Sequence[Layer]) -> Group:
     """The model as a tree in which runs of equal siblings are one group."""
-    below: dict[str, list[Layer]] = {}
-    for layer in layers[1:]:
-        below.setdefault(layer.path.rpartition(".")[0], []).append(layer)
+    below = children_of(layers)
     kinds: dict[object, int] = {}
 
     def group(layer: Layer) -> Group:
@@ -41,6 +43,14 @@ def fold(layers: Sequence[Layer]) -> Group:
         return _without_container(Group(layer.name, layer, children, kind, ran))
 
     return group(layers[0])
+
+
+def children_of(layers: Sequence[Layer]) -> dict[str, list[Layer]]:
+    """The layers directly below each path; the first layer is the model."""
+    below: dict[str, list[Layer]] = {}
+    for layer in layers[1:]:
+        below.setdefault(layer.path.rpartition(".")[0], []).append(layer)
+    return below
 
 
 def _own(layer: Layer) -> object:

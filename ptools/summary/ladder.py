@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -47,10 +47,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Run:
-    """One forward: on which rung, on which stand-in, and what was seen."""
+    """One forward: on which rung, with which layers, and what was seen."""
 
     rung: Rung
-    model: nn.Module
     nodes: list[Node]
     trace: Trace
     attempts: tuple[Attempt, ...] = ()
@@ -77,14 +76,14 @@ def climb(subject: Subject, inputs: Inputs, *, backward: bool, patient: bool = T
         run = run_on(rung, subject, inputs, backward=backward)
         stop = run.trace.stop
         if stop is None:
-            return Run(rung, run.model, run.nodes, run.trace, tuple(attempts))
+            return replace(run, attempts=tuple(attempts))
         attempts.append(attempt_of(rung, stop))
         if furthest is None or len(run.trace.visits) >= len(furthest.trace.visits):
             furthest = run
         if not patient and not is_abstract(stop.error):
             break
     assert furthest is not None
-    return Run(furthest.rung, furthest.model, furthest.nodes, furthest.trace, tuple(attempts))
+    return replace(furthest, attempts=tuple(attempts))
 
 
 def rungs_for(model: nn.Module) -> tuple[Rung, ...]:
@@ -97,28 +96,42 @@ def has_script(modules: Iterable[nn.Module]) -> bool:
     return any(isinstance(module, torch.jit.ScriptModule) for module in modules)
 
 
+class Stage(NamedTuple):
+    """A stand-in and the arguments for its forward, on one rung."""
+
+    model: nn.Module
+    nodes: list[Node]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@contextlib.contextmanager
+def staged(rung: Rung, subject: Subject, inputs: Inputs) -> Iterator[Stage]:
+    """What a run on the rung needs; on `fake` all tensors made within it are fake."""
+    with _fake_tensors() if rung == "fake" else contextlib.nullcontext():
+        model = subject.stand_in(rung)
+        args, kwargs = inputs.make(_maker(rung, model))
+        yield Stage(model, nodes(model), args, kwargs)
+
+
 def run_on(rung: Rung, subject: Subject, inputs: Inputs, *, backward: bool) -> Run:
     """One run on one rung; what fails, be it the copy, becomes the trace's stop."""
-    model, found = subject.model, []
-    with fake_tensors() if rung == "fake" else contextlib.nullcontext():
-        try:
-            model = subject.stand_in(rung)
-            found = nodes(model)
-            args, kwargs = inputs.make(maker(rung, model))
-        except Exception as error:
-            return Run(rung, model, found, Trace(stop=Stop(error, None, None)))
-        trace = record(model, args, kwargs, found, on_meta=rung == "meta", backward=backward)
-        return Run(rung, model, found, trace)
+    try:
+        with staged(rung, subject, inputs) as (model, found, args, kwargs):
+            trace = record(model, args, kwargs, found, on_meta=rung == "meta", backward=backward)
+            return Run(rung, found, trace)
+    except Exception as error:
+        return Run(rung, [], Trace(stop=Stop(error, None, None)))
 
 
-def fake_tensors() -> contextlib.AbstractContextManager[Any]:
+def _fake_tensors() -> contextlib.AbstractContextManager[Any]:
     """In which all new tensors are fake. The import is torch's compiler: over a second."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def maker(rung: Rung, model: nn.Module) -> Callable[[TensorSpec], torch.Tensor]:
+def _maker(rung: Rung, model: nn.Module) -> Callable[[TensorSpec], torch.Tensor]:
     """Makes the input tensors: real ones from the user's data, else from a generator of our own."""
     first = next(_weights(model), None)
     device = torch.device("meta") if rung == "meta" else getattr(first, "device", "cpu")

@@ -12,12 +12,11 @@ from torch import nn
 from ptools.errors import PtoolsError
 from ptools.inputs import Inputs
 from ptools.summary.attribution import ModuleStack, tensors_in
-from ptools.summary.ladder import Subject, fake_tensors, maker
+from ptools.summary.ladder import Stage, Subject, staged
 from ptools.summary.optimizer import make_optimizer
 from ptools.summary.report import TrainingMemory
 from ptools.summary.trace import quiet
 from ptools.summary.tracker import Tracker
-from ptools.summary.tree import nodes
 
 _LARGEST_BATCH = 1 << 20
 
@@ -55,30 +54,23 @@ def measure(subject: Subject, inputs: Inputs, optimizer: str, fit: int | None = 
 
 
 def _step(subject: Subject, inputs: Inputs, optimizer: str) -> Measured:
-    with quiet(), fake_tensors():
-        try:
-            model = subject.stand_in("fake")
-            args, kwargs = inputs.make(maker("fake", model))
-            return _two_steps(model, args, kwargs, inputs, optimizer)
-        except PtoolsError:
-            raise
-        except Exception as error:
-            reason = str(error).strip().splitlines() or [""]
-            raise PtoolsError(
-                f"a training step of this model can't be simulated: "
-                f"{type(error).__name__}: {reason[0]}",
-                hint="leave --train and --fit out; --backward counts operations without it",
-            ) from error
+    try:
+        with quiet(), staged("fake", subject, inputs) as stage:
+            return _two_steps(stage, _batch_of(inputs), optimizer)
+    except PtoolsError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [""]
+        raise PtoolsError(
+            f"a training step of this model can't be simulated: "
+            f"{type(error).__name__}: {reason[0]}",
+            hint="leave --train and --fit out; --backward counts operations without it",
+        ) from error
 
 
-def _two_steps(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    inputs: Inputs,
-    optimizer_text: str,
-) -> Measured:
-    tracker = Tracker(ModuleStack(nodes(model)))
+def _two_steps(stage: Stage, batch: int | None, optimizer_text: str) -> Measured:
+    model, found, args, kwargs = stage
+    tracker = Tracker(ModuleStack(found))
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(optimizer_text, trainable)
     for kind, tensors in (
@@ -102,7 +94,7 @@ def _two_steps(
             _optimize(tracker, optimizer)
             for parameter in trainable:
                 parameter.grad = None
-    memory = _at_peak(tracker, optimizer_text, loss_kind, _batch_of(inputs), after_forward)
+    memory = _at_peak(tracker, optimizer_text, loss_kind, batch, after_forward)
     return Measured(memory, activations)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ptools.errors import UsageError
 from ptools.files import human_bytes, shown_path
-from ptools.summary.fold import Group, fold
+from ptools.summary.fold import Group, children_of, fold
 from ptools.summary.report import Layer, Shape, Summary
 
 By = Literal["module", "type", "op", "line"]
@@ -117,9 +117,7 @@ def _order(summary: Summary, depth: int | None, sort: Sort) -> Iterator[tuple[st
 
 def _alone(layers: Sequence[Layer]) -> list[Layer]:
     """Each layer without what the layers in it cost."""
-    below: dict[str, list[Layer]] = {}
-    for layer in layers[1:]:
-        below.setdefault(layer.path.rpartition(".")[0], []).append(layer)
+    below = children_of(layers)
 
     def own(layer: Layer, name: str) -> int:
         inner = sum(getattr(child, name) or 0 for child in below.get(layer.path, ()))
@@ -140,10 +138,8 @@ def _alone(layers: Sequence[Layer]) -> list[Layer]:
 def _tree(group: Group, label: str, level: int, depth: int | None) -> Iterator[tuple[str, Group]]:
     yield "  " * level + label, group
     if depth is None or level < depth:
-        for child in group.children:
-            times = group.count * child.count
-            scaled = Group(child.label, child.layer, child.children, child.kind, child.ran, times)
-            yield from _tree(scaled, child.label, level + 1, depth)
+        for child in group.below():
+            yield from _tree(child, child.label, level + 1, depth)
 
 
 def _remark(summary: Summary, group: Group, ran: bool) -> str:

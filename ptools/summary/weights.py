@@ -6,13 +6,14 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ptools.errors import PtoolsError, UsageError
 from ptools.summary.report import Layer, Summary
+from ptools.summary.table import shape_text
 
-_SAFETENSORS_BYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1, "I8": 1, "U8": 1}
 _SAFETENSORS_NAMES = {
     "F64": "float64",
     "F32": "float32",
@@ -30,14 +31,15 @@ _SAFETENSORS_NAMES = {
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "ema")
 
 
+@dataclass(frozen=True)
 class _Entry:
-    """One tensor: name, shape, dtype, bytes, and what identifies its memory."""
+    """One tensor; `identity` is the same for two that share their memory."""
 
-    def __init__(
-        self, name: str, shape: tuple[int, ...], dtype: str, size: int, identity: object
-    ) -> None:
-        self.name, self.shape, self.dtype, self.size = name, shape, dtype, size
-        self.identity = identity
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    size: int
+    identity: object
 
 
 def summarize_checkpoint(path: Path) -> Summary:
@@ -49,10 +51,10 @@ def summarize_checkpoint(path: Path) -> Summary:
     entries = list(_safetensors(path) if path.suffix == ".safetensors" else _torch_file(path))
     if not entries:
         raise UsageError(f"{path} holds no tensors")
-    layers = tuple(_layers(entries, path.stem))
+    layers = tuple(_layers(entries))
     root = layers[0]
     dtypes: dict[str, int] = {}
-    for entry in _distinct(entries):
+    for entry in {entry.identity: entry for entry in entries}.values():
         dtypes[entry.dtype] = dtypes.get(entry.dtype, 0) + math.prod(entry.shape)
     return Summary(
         model=path.name,
@@ -73,16 +75,8 @@ def summarize_checkpoint(path: Path) -> Summary:
     )
 
 
-def _distinct(entries: list[_Entry]) -> Iterator[_Entry]:
-    seen: set[object] = set()
-    for entry in entries:
-        if entry.identity not in seen:
-            seen.add(entry.identity)
-            yield entry
-
-
-def _layers(entries: list[_Entry], name: str) -> Iterator[Layer]:
-    """The dotted names as a tree; a tensor is a layer of type `Tensor`."""
+def _layers(entries: list[_Entry]) -> Iterator[Layer]:
+    """The dotted names as a tree; a tensor is a layer whose type is its dtype and shape."""
     sums: dict[str, list[int]] = {"": [0, 0]}
     leaves: dict[str, _Entry] = {}
     first: dict[object, str] = {}
@@ -100,7 +94,7 @@ def _layers(entries: list[_Entry], name: str) -> Iterator[Layer]:
         tied = first[leaf.identity] if leaf else path
         yield Layer(
             path=path,
-            type=f"{leaf.dtype} {'x'.join(map(str, leaf.shape)) or 'scalar'}" if leaf else "",
+            type=f"{leaf.dtype} {shape_text([leaf.shape])}" if leaf else "",
             depth=path.count(".") + 1 if path else 0,
             kernel=None,
             calls=0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,9 +15,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ptools.inputs import Inputs
 from ptools.summary.attribution import ModuleStack, tensors_in
-from ptools.summary.ladder import Run, Subject, fake_tensors, maker
+from ptools.summary.ladder import Run, Subject, staged
 from ptools.summary.trace import Call, Recorder, plain_kernels, quiet
-from ptools.summary.tree import nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +79,8 @@ class Flow:
 
 def observe(run: Run, subject: Subject, inputs: Inputs) -> Flow:
     """Run the forward once more, on the rung where `run` succeeded, without gradients."""
-    with fake_tensors() if run.rung == "fake" else contextlib.nullcontext():
-        model = subject.stand_in(run.rung)
-        args, kwargs = inputs.make(maker(run.rung, model))
-        recorder = FlowRecorder(ModuleStack(nodes(model)), on_meta=run.rung == "meta")
+    with staged(run.rung, subject, inputs) as (model, found, args, kwargs):
+        recorder = FlowRecorder(ModuleStack(found), on_meta=run.rung == "meta")
         names = {recorder.value(p).root: name for name, p in model.named_parameters()}
         with quiet(), plain_kernels(), torch.no_grad(), recorder, recorder.attention:
             output = model(*args, **kwargs)

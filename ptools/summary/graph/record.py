@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import re
@@ -17,10 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from ptools.inputs import Inputs
 from ptools.summary.attribution import ModuleStack, Visit
-from ptools.summary.ladder import Subject, fake_tensors, maker
+from ptools.summary.ladder import Subject, staged
 from ptools.summary.report import Rung
 from ptools.summary.trace import Call, Recorder, plain_kernels, quiet
-from ptools.summary.tree import Node, nodes
+from ptools.summary.tree import Node
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,7 @@ class GraphNode:
 
 def record_graph(subject: Subject, inputs: Inputs, rung: Rung) -> list[GraphNode]:
     """Run a stand-in; the nodes come in the order of the run, so no edge leads backwards."""
-    with fake_tensors() if rung == "fake" else contextlib.nullcontext():
-        model = subject.stand_in(rung)
-        found = nodes(model)
-        args, kwargs = inputs.make(maker(rung, model))
+    with staged(rung, subject, inputs) as (model, found, args, kwargs):
         modules = ModuleStack(found)
         graph = _Graph(found, modules.visits)
         graph.add_inputs(_arguments(model, args, kwargs))
