@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ptools.checkpoint.engine import fix_ckpt
+    from ptools.checkpoint.report import FixReport
     from ptools.errors import PtoolsError
     from ptools.summary.engine import summarize
     from ptools.summary.report import Summary
@@ -12,12 +14,14 @@ __version__ = "0.1.0"
 
 # Resolved on first use (PEP 562), so that `import ptools` does not import torch.
 _HOME = {
+    "FixReport": "ptools.checkpoint",
     "PtoolsError": "ptools.errors",
     "Summary": "ptools.summary",
+    "fix_ckpt": "ptools.checkpoint",
     "summarize": "ptools.summary",
 }
 
-__all__ = ["PtoolsError", "Summary", "__version__", "summarize"]
+__all__ = ["FixReport", "PtoolsError", "Summary", "__version__", "fix_ckpt", "summarize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +74,7 @@ def atomic_write(path: str | Path, force: bool = False) -> Iterator[Path]:
     """
     target = Path(path).resolve()  # through a link: the file it names is replaced, not the link
     _refuse(target, force)
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{os.urandom(4).hex()}.tmp{target.suffix}")
     try:
         yield temporary
         _sync(temporary)

@@ -1,10 +1,12 @@
 """The front door: `main`, with the one place where errors become messages and exit codes."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptools import __version__, console
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from typer import Context, TyperException
 
 INTERRUPTED = 130
+_OWN_TABLE = re.compile(rb"tool[\"'\s]*\.[\"'\s]*ptools")
 BUG = 70
 
 
@@ -43,6 +46,10 @@ def _run(args: list[str]) -> int:
     if "--version" in _root_options(args):  # answered before Typer is imported
         console.write(f"ptools {__version__}\n")
         return 0
+    if _is_plain_info(args):  # nor does this wait for it: looking takes less than Typer's start
+        from ptools.cli.ckpt_pages import show_info
+
+        return show_info(args[2:], json=False)
     import typer
 
     from ptools.cli.app import group
@@ -52,6 +59,17 @@ def _run(args: list[str]) -> int:
     except typer.TyperException as error:
         raise _usage_error(error) from error
     return code if isinstance(code, int) else 0
+
+
+def _is_plain_info(args: list[str]) -> bool:
+    """Whether it is `fix-ckpt info CKPT`, with no option given in any way."""
+    if len(args) != 3 or args[:2] != ["fix-ckpt", "info"] or args[2].startswith("-"):
+        return False
+    if any(name.startswith("PTOOLS_FIX_CKPT") for name in os.environ):
+        return False
+    projects = (folder / "pyproject.toml" for folder in (Path.cwd(), *Path.cwd().parents))
+    nearest = next((file for file in projects if file.is_file()), None)
+    return nearest is None or not _OWN_TABLE.search(nearest.read_bytes())
 
 
 def _report(error: Exception, as_json: bool) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from ptools.cli import config, summary
+from ptools.cli import config, fix_ckpt, summary
 
 EPILOG = """\b
 An option not given is looked for in the environment (PTOOLS_SUMMARY_JSON=1),
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 app.command(epilog=summary.EXAMPLES)(summary.summary)
+app.command(epilog=fix_ckpt.EXAMPLES)(fix_ckpt.fix_ckpt)
 
 
 @app.callback()

@@ -27,3 +27,7 @@ ArgumentsOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
 ]
+ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace a file that exists.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+]
