@@ -73,7 +73,7 @@ def _check(path: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
     for name, count in Counter(name.lower() for name in names).items():
         if count > 1:  # torch does not tell capitals apart
             raise CorruptCheckpoint(f"{path} has two records called {name!r}")
-        if "\0" in name or len(name) > _LONGEST_NAME:
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
             raise CorruptCheckpoint(f"{path} has a record with the odd name {reprlib.repr(name)}")
     folders = {name.partition("/")[0] for name in names}
     if len(folders) > 1:

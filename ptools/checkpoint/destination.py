@@ -78,7 +78,7 @@ def _check_output(output: Path, checkpoint: Checkpoint) -> None:
 
 def _default_name(source: Path, to: str, safetensors: bool, folder: bool) -> Path:
     """`model.pth.tar` becomes `model.cpu.pth`."""
-    name = source.resolve().name
+    name = source.name or source.resolve().name  # of a link its own
     if source.name in ("", ".."):  # "." has no name
         source = source.resolve()
     stem, suffix = name, ".pt"

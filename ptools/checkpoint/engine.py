@@ -10,7 +10,7 @@ from ptools.checkpoint.copying import Advance
 from ptools.checkpoint.destination import destination
 from ptools.checkpoint.fixing import Wishes, fix
 from ptools.checkpoint.formats import open_checkpoint
-from ptools.checkpoint.inplace import refuse_interrupted, undo
+from ptools.checkpoint.inplace import undo
 from ptools.checkpoint.job import Job
 from ptools.checkpoint.naming import Naming, parse_rename
 from ptools.checkpoint.nodes import storages
@@ -72,7 +72,6 @@ def fix_ckpt(
     """
     source = Path(source)
     interrupted = inplace and not dry_run and undo(source)
-    refuse_interrupted(source)
     checkpoint = open_checkpoint(source)
     before = {id(storage): storage.content for storage in storages(checkpoint.root)}
     where = destination(checkpoint, _path(output), to, safetensors, shard_size, inplace)

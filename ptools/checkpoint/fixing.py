@@ -21,12 +21,11 @@ from ptools.checkpoint.wrappers import changes
 from ptools.errors import PtoolsError, UsageError
 from ptools.files import human_bytes
 
-_WORTH_A_WORD = 1 << 20  # bytes that no tensor sees
-
 if TYPE_CHECKING:
     from ptools.checkpoint.matching import Match
 
 THE_PICKLE = "the pickle"  # where a change is that concerns all of it
+_WORTH_A_WORD = 1 << 20  # bytes that no tensor sees
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import IO, Any
 from ptools.checkpoint.errors import CorruptCheckpoint
 from ptools.checkpoint.nodes import Call, Dict, Global, List, Node, Text, Tuple
 
-MOST_OPCODES = 50_000_000  # more than any model needs; a hostile file is stopped here
+MOST_OPCODES = 10_000_000  # more than any model needs; a hostile file is stopped here
 _WIDEST = 1 << 16  # bits of an integer: a megabyte of one, shared, would be copied over and over
 _NAME = re.compile(r"[\w.<>]+")
 

@@ -206,7 +206,11 @@ def test_two_top_folders_are_refused(tmp_path: Path) -> None:
 
 def test_names_that_are_odd_or_long_are_refused_briefly(tmp_path: Path) -> None:
     records = zipped({"w": torch.ones(2)})
-    for name in ("archive/" + "x" * 60_000, *(f"{'y' * 400}{number}/z" for number in range(3))):
+    for name in (
+        "archive/\n",
+        "archive/" + "x" * 60_000,
+        *(f"{'y' * 400}{number}/z" for number in range(3)),
+    ):
         records[name] = b"x"
         refused(write_zip(tmp_path / "a.pt", records))
 

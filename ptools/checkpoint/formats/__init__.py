@@ -36,7 +36,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         open_checkpoint(Path("model.pth")).format  # "torch zip"
     """
     from ptools.checkpoint.formats.looks_like import unreadable
+    from ptools.checkpoint.inplace import refuse_interrupted
 
+    refuse_interrupted(path)
     try:
         return _read_folder(path) if path.is_dir() else _read_any(path)
     except OSError as error:
