@@ -4,21 +4,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptools.checkpoint.diff import CheckpointDiff, diff_checkpoints
     from ptools.checkpoint.engine import fix_ckpt
     from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
-    from ptools.checkpoint.info import CheckpointInfo, describe
+    from ptools.checkpoint.look.diff import CheckpointDiff, diff_checkpoints
+    from ptools.checkpoint.look.info import CheckpointInfo, describe
     from ptools.checkpoint.report import FixReport
 
 # Resolved on first use: to look into a file takes a tenth of a second, half of it imports.
 _HOME = {
-    "CheckpointDiff": "diff",
-    "CheckpointInfo": "info",
+    "CheckpointDiff": "look.diff",
+    "CheckpointInfo": "look.info",
     "CorruptCheckpoint": "errors",
     "FixReport": "report",
     "NotACheckpoint": "errors",
-    "describe": "info",
-    "diff_checkpoints": "diff",
+    "describe": "look.info",
+    "diff_checkpoints": "look.diff",
     "fix_ckpt": "engine",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ptools.checkpoint.nodes import Node
+from ptools.checkpoint.pickles.nodes import Node
 
 
 @dataclass(slots=True)

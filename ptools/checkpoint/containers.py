@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ptools.checkpoint.nodes import Call, Dict, Node, mapping
-from ptools.checkpoint.tensors import Tensor, named_tensors
+from ptools.checkpoint.pickles.nodes import Call, Dict, Node, mapping
+from ptools.checkpoint.pickles.tensors import Tensor, named_tensors
 from ptools.errors import PtoolsError, UsageError
 
 # What people call the weights, the likeliest first.

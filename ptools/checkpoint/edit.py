@@ -6,9 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from ptools.checkpoint.casting import FLOATS, SHORT, Cast
-from ptools.checkpoint.content import part_of
-from ptools.checkpoint.nodes import (
+from ptools.checkpoint.data.casting import FLOATS, SHORT, Cast
+from ptools.checkpoint.data.content import part_of
+from ptools.checkpoint.names.wrappers import rename_prefixes
+from ptools.checkpoint.pickles.nodes import (
     Call,
     Dict,
     Global,
@@ -20,8 +21,14 @@ from ptools.checkpoint.nodes import (
     storages,
     walk,
 )
-from ptools.checkpoint.tensors import ITEMSIZES, KINDS, STORAGES, Tensor, tensor_of, tensors_below
-from ptools.checkpoint.wrappers import rename_prefixes
+from ptools.checkpoint.pickles.tensors import (
+    ITEMSIZES,
+    KINDS,
+    STORAGES,
+    Tensor,
+    tensor_of,
+    tensors_below,
+)
 from ptools.errors import PtoolsError, UsageError
 
 _LOCATION = re.compile(r"cpu|meta|(cuda|mps|xpu|hpu|npu|xla|mtia|privateuseone)(:\d+)?")

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ptools.checkpoint.copying import Advance
-from ptools.checkpoint.destination import destination
+from ptools.checkpoint.data.copying import Advance
 from ptools.checkpoint.fixing import Wishes, fix
 from ptools.checkpoint.formats import open_checkpoint
-from ptools.checkpoint.inplace import undo
 from ptools.checkpoint.job import Job
-from ptools.checkpoint.naming import Naming, parse_rename
-from ptools.checkpoint.nodes import storages
-from ptools.checkpoint.proof import shapes_of
+from ptools.checkpoint.names.naming import Naming, parse_rename
+from ptools.checkpoint.names.proof import shapes_of
+from ptools.checkpoint.output.destination import destination
+from ptools.checkpoint.output.journal import undo
+from ptools.checkpoint.output.writing import explained
+from ptools.checkpoint.pickles.nodes import storages
 from ptools.checkpoint.report import Checked, FixReport
-from ptools.checkpoint.writing import explained
 
 
 def fix_ckpt(

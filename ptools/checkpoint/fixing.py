@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 from ptools.checkpoint.checkpoint import Checkpoint
 from ptools.checkpoint.containers import Weights, choose_weights, find_weights, is_extra_state
 from ptools.checkpoint.edit import cast, compact, move, rename, rename_in_optimizer
-from ptools.checkpoint.entries import shape_text
-from ptools.checkpoint.modules import state_dicts
-from ptools.checkpoint.naming import Named, Naming, check_wishes, is_wanted, new_names
-from ptools.checkpoint.nodes import Node, mapping
-from ptools.checkpoint.plain import Change, make_plain
-from ptools.checkpoint.sharing import slack_in
-from ptools.checkpoint.tensors import tensor_of, tensors_below
-from ptools.checkpoint.wrappers import changes
+from ptools.checkpoint.look.entries import shape_text
+from ptools.checkpoint.look.sharing import slack_in
+from ptools.checkpoint.names.naming import Named, Naming, check_wishes, is_wanted, new_names
+from ptools.checkpoint.names.wrappers import changes
+from ptools.checkpoint.pickles.modules import state_dicts
+from ptools.checkpoint.pickles.nodes import Node, mapping
+from ptools.checkpoint.pickles.plain import Change, make_plain
+from ptools.checkpoint.pickles.tensors import tensor_of, tensors_below
 from ptools.errors import PtoolsError, UsageError
 from ptools.files import human_bytes
 
 if TYPE_CHECKING:
-    from ptools.checkpoint.matching import Match
+    from ptools.checkpoint.names.matching import Match
 
 THE_PICKLE = "the pickle"  # where a change is that concerns all of it
 _WORTH_A_WORD = 1 << 20  # bytes that no tensor sees
@@ -201,7 +201,7 @@ def _rename(fixed: Fixed, weights: Weights, wishes: Wishes) -> None:
 
 
 def _proven(fixed: Fixed, weights: Weights, match: Match, model: Any) -> Match:
-    from ptools.checkpoint.proof import add_tied, proven
+    from ptools.checkpoint.names.proof import add_tied, proven
 
     match, tied = add_tied(match, model, weights.node)
     fixed.added += tied

@@ -8,17 +8,14 @@ from pathlib import Path
 
 from ptools.checkpoint.checkpoint import Checkpoint
 from ptools.checkpoint.containers import find_weights
-from ptools.checkpoint.content import Content
-from ptools.checkpoint.copying import Advance, checksums
-from ptools.checkpoint.destination import Destination
+from ptools.checkpoint.data.content import Content
+from ptools.checkpoint.data.copying import Advance, checksums
 from ptools.checkpoint.fixing import Fixed
-from ptools.checkpoint.inplace import patch
-from ptools.checkpoint.nodes import storages
-from ptools.checkpoint.outputs import plans
-from ptools.checkpoint.report import Checked, FixReport, Renaming
-from ptools.checkpoint.safetensors_file import aliases_in
-from ptools.checkpoint.tensors import named_tensors
-from ptools.checkpoint.writing import (
+from ptools.checkpoint.output.destination import Destination
+from ptools.checkpoint.output.inplace import patch
+from ptools.checkpoint.output.safetensors_file import aliases_in
+from ptools.checkpoint.output.shards import plans
+from ptools.checkpoint.output.writing import (
     Plan,
     check_sources,
     check_space,
@@ -26,6 +23,9 @@ from ptools.checkpoint.writing import (
     write_hashed,
     write_plan,
 )
+from ptools.checkpoint.pickles.nodes import storages
+from ptools.checkpoint.pickles.tensors import named_tensors
+from ptools.checkpoint.report import Checked, FixReport, Renaming
 
 _SUFFIX = {True: "safetensors", False: "bin"}  # of shards
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ptools.checkpoint.entries import shape_text
-from ptools.checkpoint.matching import Match
+from ptools.checkpoint.look.entries import shape_text
+from ptools.checkpoint.names.matching import Match
 from ptools.checkpoint.report import FixReport
 from ptools.files import human_bytes
 

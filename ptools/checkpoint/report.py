@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptools.checkpoint.matching import Match
-    from ptools.checkpoint.plain import Change
+    from ptools.checkpoint.names.matching import Match
+    from ptools.checkpoint.pickles.plain import Change
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ _LISTED = 10
 
 def show_info(words: list[str], json: bool) -> int:
     """`fix-ckpt info`."""
-    from ptools.checkpoint.info import describe
-    from ptools.checkpoint.pages import info_page
+    from ptools.checkpoint.look.info import describe
+    from ptools.checkpoint.look.pages import info_page
 
     info = describe(only_checkpoint(words))
     if json:
@@ -24,8 +24,8 @@ def show_info(words: list[str], json: bool) -> int:
 
 def show_diff(words: list[str], json: bool) -> int:
     """`fix-ckpt diff`."""
-    from ptools.checkpoint.diff import diff_checkpoints
-    from ptools.checkpoint.pages import diff_page
+    from ptools.checkpoint.look.diff import diff_checkpoints
+    from ptools.checkpoint.look.pages import diff_page
 
     if len(words) != 2:
         raise UsageError("diff takes two checkpoints", hint="ptools fix-ckpt diff a.pt b.pt")

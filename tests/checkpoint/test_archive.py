@@ -13,11 +13,19 @@ from torch.utils.serialization import config
 from trees import write_plain, write_tree
 
 from ptools.checkpoint import CorruptCheckpoint, fix_ckpt
-from ptools.checkpoint.archive import directory, lay_out, read_archive, whole
-from ptools.checkpoint.content import PIECE, Content, Deflated, FileRange, Joined, Literal, part_of
-from ptools.checkpoint.copying import checksums, combined_crc, write_contents
+from ptools.checkpoint.data.archive import directory, lay_out, read_archive, whole
+from ptools.checkpoint.data.content import (
+    PIECE,
+    Content,
+    Deflated,
+    FileRange,
+    Joined,
+    Literal,
+    part_of,
+)
+from ptools.checkpoint.data.copying import checksums, combined_crc, write_contents
 from ptools.checkpoint.formats.torch_zip import read_torch_zip
-from ptools.checkpoint.torch_file import file_size, plan_records, torch_records
+from ptools.checkpoint.output.torch_file import file_size, plan_records, torch_records
 
 BIG = (1 << 32) + (64 << 20)  # bytes of a storage that 32 bits do not count
 

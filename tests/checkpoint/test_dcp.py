@@ -21,10 +21,10 @@ from torch.distributed.checkpoint.metadata import (
 )
 from trees import write_tree
 
-from ptools.checkpoint.content import PIECE
+from ptools.checkpoint.data.content import PIECE
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
 from ptools.checkpoint.formats.dcp import read_dcp
-from ptools.checkpoint.nodes import storages
+from ptools.checkpoint.pickles.nodes import storages
 
 # Saves without a process group warn that they do.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed:UserWarning")

@@ -12,7 +12,7 @@ from trees import write_tree
 
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
 from ptools.checkpoint.formats.deepspeed import read_deepspeed
-from ptools.checkpoint.nodes import storages
+from ptools.checkpoint.pickles.nodes import storages
 
 WORLD = 3
 MODEL, STAGE_3_MODEL = "mp_rank_00_model_states.pt", "zero_pp_rank_{}_mp_rank_00_model_states.pt"

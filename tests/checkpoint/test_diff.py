@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from trees import write_tree
 
-from ptools.checkpoint.comparing import Difference
-from ptools.checkpoint.diff import CheckpointDiff, diff_checkpoints
 from ptools.checkpoint.errors import CorruptCheckpoint
-from ptools.checkpoint.nodes import List
-from ptools.checkpoint.pages import diff_page
+from ptools.checkpoint.look.comparing import Difference
+from ptools.checkpoint.look.diff import CheckpointDiff, diff_checkpoints
+from ptools.checkpoint.look.pages import diff_page
+from ptools.checkpoint.pickles.nodes import List
 
 
 def compared(folder: Path, first: Any, second: Any, **options: Any) -> CheckpointDiff:
@@ -188,8 +188,8 @@ def test_the_same_thing_said_too_often_is_refused(tmp_path: Path) -> None:
 def test_nothing_heavy_is_imported_where_bytes_are_equal(tmp_path: Path) -> None:
     compared(tmp_path, state(), state())
     code = (
-        "import sys; from ptools.checkpoint.diff import diff_checkpoints;"
-        "from ptools.checkpoint.pages import diff_page;"
+        "import sys; from ptools.checkpoint.look.diff import diff_checkpoints;"
+        "from ptools.checkpoint.look.pages import diff_page;"
         "diff_page(diff_checkpoints(*sys.argv[1:]));"
         "print({'torch', 'numpy', 'rich'} & set(sys.modules))"
     )

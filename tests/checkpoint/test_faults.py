@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ptools.checkpoint import CorruptCheckpoint, fix_ckpt
-from ptools.checkpoint.inplace import undo
+from ptools.checkpoint.output.journal import undo
 from ptools.errors import PtoolsError, UsageError
 
 WEIGHTS = {f"module.layer{index}.weight": torch.rand(50, 20) for index in range(3)}
@@ -60,7 +60,7 @@ KILLER = """
 import json, os, shutil, signal, sys
 from pathlib import Path
 from ptools.checkpoint import fix_ckpt
-import ptools.checkpoint.job, ptools.checkpoint.inplace, ptools.checkpoint.torch_file
+import ptools.checkpoint.job, ptools.checkpoint.output.inplace, ptools.checkpoint.output.torch_file
 
 source, target, original, work = map(Path, sys.argv[1:5])
 options = json.loads(sys.argv[5])
@@ -341,7 +341,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else fills the disk after its space was counted."""
-    monkeypatch.setattr("ptools.checkpoint.writing.free_space", lambda path: 1 << 60)
+    monkeypatch.setattr("ptools.checkpoint.output.writing.free_space", lambda path: 1 << 60)
 
 
 def test_what_does_not_fit_is_not_begun(tmp_path: Path, small_disk: Path) -> None:

@@ -16,8 +16,8 @@ from ptools.checkpoint.checkpoint import Checkpoint
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
 from ptools.checkpoint.formats import find_checkpoints, open_checkpoint
 from ptools.checkpoint.formats.safetensors import ALIASES, DTYPES, ORDER, read_safetensors
-from ptools.checkpoint.nodes import storages
-from ptools.checkpoint.tensors import named_tensors
+from ptools.checkpoint.pickles.nodes import storages
+from ptools.checkpoint.pickles.tensors import named_tensors
 from ptools.errors import PtoolsError, UsageError
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

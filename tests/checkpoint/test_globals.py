@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from torch._weights_only_unpickler import _get_allowed_globals
 
-from ptools.checkpoint import globals as globals_module
-from ptools.checkpoint.globals import globals_of, is_allowed, is_suspicious
-from ptools.checkpoint.nodes import Call, Dict, Global, List, Tuple
-from ptools.checkpoint.unpickle import unpickle
+from ptools.checkpoint.pickles import globals as globals_module
+from ptools.checkpoint.pickles.globals import globals_of, is_allowed, is_suspicious
+from ptools.checkpoint.pickles.nodes import Call, Dict, Global, List, Tuple
+from ptools.checkpoint.pickles.unpickle import unpickle
 
 BENIGN = """argparse.Namespace collections.OrderedDict collections.defaultdict collections.deque
 numpy.core.multiarray.scalar numpy._core.multiarray._reconstruct numpy.dtype numpy.ndarray

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ptools.checkpoint import fix_ckpt
-from ptools.checkpoint.info import describe
+from ptools.checkpoint.look.info import describe
 from ptools.errors import PtoolsError
 
 RAN: list[str] = []

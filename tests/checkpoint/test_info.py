@@ -16,11 +16,11 @@ from torch import nn
 from trees import write_tree
 
 from ptools.checkpoint.errors import CorruptCheckpoint
-from ptools.checkpoint.info import Amount, CheckpointInfo, describe
-from ptools.checkpoint.nodes import List
-from ptools.checkpoint.pages import info_page, info_verdict
-from ptools.checkpoint.sharing import Shared, Slack
-from ptools.checkpoint.tensors import tensor_of
+from ptools.checkpoint.look.info import Amount, CheckpointInfo, describe
+from ptools.checkpoint.look.pages import info_page, info_verdict
+from ptools.checkpoint.look.sharing import Shared, Slack
+from ptools.checkpoint.pickles.nodes import List
+from ptools.checkpoint.pickles.tensors import tensor_of
 
 
 @pytest.fixture
@@ -251,8 +251,8 @@ def test_a_size_that_no_tensor_has_is_refused(saved: Callable[..., Path], tmp_pa
 
 def test_nothing_heavy_is_imported(saved: Callable[..., Path]) -> None:
     code = (
-        "import sys; from ptools.checkpoint.info import describe;"
-        "from ptools.checkpoint.pages import info_page; info_page(describe(sys.argv[1]));"
+        "import sys; from ptools.checkpoint.look.info import describe;"
+        "from ptools.checkpoint.look.pages import info_page; info_page(describe(sys.argv[1]));"
         "print({'torch', 'numpy', 'rich'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, str(saved(training()))]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from trees import write_tree
 
-from ptools.checkpoint.content import PIECE
+from ptools.checkpoint.data.content import PIECE
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
 from ptools.checkpoint.formats.legacy import MAGIC_NUMBER, read_legacy
-from ptools.checkpoint.nodes import storages
-from ptools.checkpoint.tensors import tensors_below
+from ptools.checkpoint.pickles.nodes import storages
+from ptools.checkpoint.pickles.tensors import tensors_below
 from ptools.errors import PtoolsError
 
 DTYPES = [

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ptools.checkpoint.matching import Match, Shapes, match
+from ptools.checkpoint.names.matching import Match, Shapes, match
 
 
 def shapes(names: str) -> dict[str, tuple[int, ...]]:

@@ -14,8 +14,8 @@ from trees import write_tree
 from ptools.checkpoint.errors import CorruptCheckpoint
 from ptools.checkpoint.formats.legacy import read_legacy
 from ptools.checkpoint.formats.torch_zip import read_torch_zip
-from ptools.checkpoint.modules import Found, state_dicts
-from ptools.checkpoint.nodes import Call, Dict, Global, List, Node, Tuple
+from ptools.checkpoint.pickles.modules import Found, state_dicts
+from ptools.checkpoint.pickles.nodes import Call, Dict, Global, List, Node, Tuple
 
 # The classes of a project that is gone when its checkpoint is read.
 PROJECT = """
@@ -285,7 +285,7 @@ def test_a_wrapper_that_holds_itself_is_refused(few: None) -> None:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse sooner: in a test, a thousand modules are too many."""
-    monkeypatch.setattr("ptools.checkpoint.modules._MOST", 100_000)
+    monkeypatch.setattr("ptools.checkpoint.pickles.modules._MOST", 100_000)
 
 
 def test_modules_that_double_at_each_level_are_refused(few: None) -> None:

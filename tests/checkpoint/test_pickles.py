@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import torch
 
-from ptools.checkpoint.content import Literal
+from ptools.checkpoint.data.content import Literal
 from ptools.checkpoint.errors import CorruptCheckpoint
-from ptools.checkpoint.nodes import Dict, List, Node, Storage, Tuple, walk
-from ptools.checkpoint.pickling import pickled
-from ptools.checkpoint.tensors import STORAGES
-from ptools.checkpoint.unpickle import unpickle
+from ptools.checkpoint.pickles.nodes import Dict, List, Node, Storage, Tuple, walk
+from ptools.checkpoint.pickles.pickling import pickled
+from ptools.checkpoint.pickles.tensors import STORAGES
+from ptools.checkpoint.pickles.unpickle import unpickle
 
 Make = Callable[[], Any]
 
@@ -428,6 +428,6 @@ def test_nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_number_of_opcodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptools.checkpoint.unpickle.MOST_OPCODES", 1000)
+    monkeypatch.setattr("ptools.checkpoint.pickles.unpickle.MOST_OPCODES", 1000)
     with pytest.raises(CorruptCheckpoint, match="opcodes"):
         unpickle(b"]" + b"Na" * 600 + b".")

@@ -22,15 +22,15 @@ import pytest
 import torch
 from trees import write_tree
 
-from ptools.checkpoint import plain as plain_module
-from ptools.checkpoint.content import Literal
+from ptools.checkpoint.data.content import Literal
 from ptools.checkpoint.errors import CorruptCheckpoint
 from ptools.checkpoint.formats.torch_zip import read_torch_zip
-from ptools.checkpoint.nodes import Call, Dict, Global, List, Node, Tuple
-from ptools.checkpoint.pickling import pickled
-from ptools.checkpoint.plain import Change, make_plain
-from ptools.checkpoint.tensors import new_tensor, ordered_dict
-from ptools.checkpoint.unpickle import unpickle
+from ptools.checkpoint.pickles import plain as plain_module
+from ptools.checkpoint.pickles.nodes import Call, Dict, Global, List, Node, Tuple
+from ptools.checkpoint.pickles.pickling import pickled
+from ptools.checkpoint.pickles.plain import Change, make_plain
+from ptools.checkpoint.pickles.tensors import new_tensor, ordered_dict
+from ptools.checkpoint.pickles.unpickle import unpickle
 
 # torch warns of every protocol but 2, and of some tensors saved here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

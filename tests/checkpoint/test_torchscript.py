@@ -11,7 +11,7 @@ from trees import write_tree
 
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
 from ptools.checkpoint.formats.torchscript import read_torchscript
-from ptools.checkpoint.nodes import storages
+from ptools.checkpoint.pickles.nodes import storages
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ptools.checkpoint.wrappers import rename_prefixes, unwrap
+from ptools.checkpoint.names.wrappers import rename_prefixes, unwrap
 
 SURE = {
     "DDP": ("module.b module.a", "b a"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ptools.checkpoint.copying import write_contents
-from ptools.checkpoint.nodes import Node
-from ptools.checkpoint.torch_file import plan_torch_file
-from ptools.checkpoint.writing import Plan
+from ptools.checkpoint.data.copying import write_contents
+from ptools.checkpoint.output.torch_file import plan_torch_file
+from ptools.checkpoint.output.writing import Plan
+from ptools.checkpoint.pickles.nodes import Node
 
 
 def write_tree(root: Node, path: Path) -> None:

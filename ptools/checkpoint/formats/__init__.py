@@ -36,10 +36,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         open_checkpoint(Path("model.pth")).format  # "torch zip"
     """
     from ptools.checkpoint.formats.looks_like import unreadable
-    from ptools.checkpoint.inplace import refuse_interrupted
+    from ptools.checkpoint.output.journal import refuse_interrupted
 
-    refuse_interrupted(path)
     try:
+        refuse_interrupted(path)
         return _read_folder(path) if path.is_dir() else _read_any(path)
     except OSError as error:
         raise unreadable(path, error) from error

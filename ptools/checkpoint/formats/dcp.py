@@ -14,16 +14,22 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ptools.checkpoint.archive import read_archive
-from ptools.checkpoint.blocks import Block, Interleaved, check_cover
 from ptools.checkpoint.checkpoint import Checkpoint
-from ptools.checkpoint.content import Content, FileRange, Joined, part_of
-from ptools.checkpoint.copying import combined_crc
+from ptools.checkpoint.data.archive import read_archive
+from ptools.checkpoint.data.blocks import Block, Interleaved, check_cover
+from ptools.checkpoint.data.content import Content, FileRange, Joined, part_of
+from ptools.checkpoint.data.copying import combined_crc
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
 from ptools.checkpoint.formats.torch_zip import LARGEST_PICKLE, read_records
-from ptools.checkpoint.nodes import Call, Dict, List, Node, Tuple
-from ptools.checkpoint.tensors import ITEMSIZES, Tensor, contiguous_stride, new_tensor, tensor_of
-from ptools.checkpoint.unpickle import unpickle
+from ptools.checkpoint.pickles.nodes import Call, Dict, List, Node, Tuple
+from ptools.checkpoint.pickles.tensors import (
+    ITEMSIZES,
+    Tensor,
+    contiguous_stride,
+    new_tensor,
+    tensor_of,
+)
+from ptools.checkpoint.pickles.unpickle import unpickle
 
 _DEEPEST = 100  # levels of nesting
 _MOST_EMPTY = 100  # positions of a list that nothing was saved for: empty dicts are not

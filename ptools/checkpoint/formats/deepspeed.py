@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from ptools.checkpoint.casting import Cast, contiguous
 from ptools.checkpoint.checkpoint import Checkpoint
-from ptools.checkpoint.content import Content, FileRange, Joined, part_of
+from ptools.checkpoint.data.casting import Cast, contiguous
+from ptools.checkpoint.data.content import Content, FileRange, Joined, part_of
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
 from ptools.checkpoint.formats.torch_zip import read_torch_zip
-from ptools.checkpoint.nodes import Call, Dict, Node, mapping
-from ptools.checkpoint.tensors import ITEMSIZES, new_tensor, tensor_of
+from ptools.checkpoint.pickles.nodes import Call, Dict, Node, mapping
+from ptools.checkpoint.pickles.tensors import ITEMSIZES, new_tensor, tensor_of
 
 _FILE = re.compile(
     r"(?:(?:bf16_|fp16_)?zero_pp_rank_(\d+)_)?mp_rank_(\d+)_(model|optim)_states\.pt"

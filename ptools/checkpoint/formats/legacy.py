@@ -11,12 +11,12 @@ import io
 from pathlib import Path
 
 from ptools.checkpoint.checkpoint import Checkpoint
-from ptools.checkpoint.content import FileRange, Literal, part_of, read_at
+from ptools.checkpoint.data.content import FileRange, Literal, part_of, read_at
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
 from ptools.checkpoint.formats.torch_zip import LARGEST_PICKLE
-from ptools.checkpoint.nodes import Call, Global, List, Node, Storage, Tuple, walk
-from ptools.checkpoint.tensors import STORAGES
-from ptools.checkpoint.unpickle import unpickle
+from ptools.checkpoint.pickles.nodes import Call, Global, List, Node, Storage, Tuple, walk
+from ptools.checkpoint.pickles.tensors import STORAGES
+from ptools.checkpoint.pickles.unpickle import unpickle
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _VERSION = 1001

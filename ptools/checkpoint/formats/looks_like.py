@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import AnyStr
 
-from ptools.checkpoint.archive import lay_out
-from ptools.checkpoint.content import FileRange
+from ptools.checkpoint.data.archive import lay_out
+from ptools.checkpoint.data.content import FileRange
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
-from ptools.checkpoint.nodes import Global, Node, Tuple
-from ptools.checkpoint.tensors import STORAGES
-from ptools.checkpoint.torch_file import file_size
-from ptools.checkpoint.unpickle import unpickle
+from ptools.checkpoint.output.torch_file import file_size
+from ptools.checkpoint.pickles.nodes import Global, Node, Tuple
+from ptools.checkpoint.pickles.tensors import STORAGES
+from ptools.checkpoint.pickles.unpickle import unpickle
 from ptools.errors import PtoolsError, UsageError
 from ptools.files import human_bytes
 

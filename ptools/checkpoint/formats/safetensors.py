@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ptools.checkpoint.checkpoint import Checkpoint
-from ptools.checkpoint.content import FileRange, read_at
+from ptools.checkpoint.data.content import FileRange, read_at
 from ptools.checkpoint.errors import CorruptCheckpoint
-from ptools.checkpoint.nodes import Call
-from ptools.checkpoint.tensors import new_tensor, ordered_dict, tensor_of, view
+from ptools.checkpoint.pickles.nodes import Call
+from ptools.checkpoint.pickles.tensors import new_tensor, ordered_dict, tensor_of, view
 from ptools.files import human_bytes
 
 LARGEST_HEADER = 100_000_000  # bytes, as in safetensors

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ptools.checkpoint.checkpoint import Checkpoint
-from ptools.checkpoint.content import read_at
+from ptools.checkpoint.data.content import read_at
 from ptools.checkpoint.errors import CorruptCheckpoint
 from ptools.checkpoint.formats.safetensors import parse_object
-from ptools.checkpoint.nodes import Node, mapping
-from ptools.checkpoint.tensors import ordered_dict
+from ptools.checkpoint.pickles.nodes import Node, mapping
+from ptools.checkpoint.pickles.tensors import ordered_dict
 from ptools.files import human_bytes
 
 LARGEST_INDEX = 100_000_000  # bytes

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ptools.checkpoint.archive import read_archive, whole
 from ptools.checkpoint.checkpoint import Checkpoint
-from ptools.checkpoint.content import Content
+from ptools.checkpoint.data.archive import read_archive, whole
+from ptools.checkpoint.data.content import Content
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
-from ptools.checkpoint.nodes import Global, Node, Storage, Tuple
-from ptools.checkpoint.tensors import STORAGES
-from ptools.checkpoint.unpickle import unpickle
+from ptools.checkpoint.pickles.nodes import Global, Node, Storage, Tuple
+from ptools.checkpoint.pickles.tensors import STORAGES
+from ptools.checkpoint.pickles.unpickle import unpickle
 
 LARGEST_PICKLE = 1 << 30
 

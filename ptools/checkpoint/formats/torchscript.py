@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptools.checkpoint.archive import read_archive, whole
 from ptools.checkpoint.checkpoint import Checkpoint
-from ptools.checkpoint.content import Content
+from ptools.checkpoint.data.archive import read_archive, whole
+from ptools.checkpoint.data.content import Content
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
 from ptools.checkpoint.formats.torch_zip import LARGEST_PICKLE, read_records, storage_reader
-from ptools.checkpoint.modules import Collector, Parts
-from ptools.checkpoint.nodes import Call, Node, Tuple, mapping, storages
-from ptools.checkpoint.tensors import ordered_dict, tensor_of
-from ptools.checkpoint.unpickle import unpickle
+from ptools.checkpoint.pickles.modules import Collector, Parts
+from ptools.checkpoint.pickles.nodes import Call, Node, Tuple, mapping, storages
+from ptools.checkpoint.pickles.tensors import ordered_dict, tensor_of
+from ptools.checkpoint.pickles.unpickle import unpickle
 
 _LARGEST_CODE = 1 << 27  # bytes a file
 _SHOWN = 3  # lines of code in a note

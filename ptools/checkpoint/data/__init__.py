@@ -1,0 +1,1 @@
+"""The bytes of weights: where they lie, and how they are read, checked and moved."""

@@ -1,0 +1,1 @@
+"""Looking into checkpoints: `describe` one, `diff_checkpoints` of two."""

@@ -1,0 +1,1 @@
+"""Writing the result: formats, places, and never losing what was there."""
