@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from ptools.checkpoint.data.casting import FLOATS, SHORT, Cast
 from ptools.checkpoint.data.content import part_of
@@ -80,27 +81,23 @@ def _rename_metadata(pairs: list[tuple[Node, Node]], names: Mapping[str, str | N
     ]
 
 
-def rename_in_optimizer(root: Node, names: Mapping[str, str | None]) -> int:
-    """Rename where an optimizer's state goes by parameter names, as FSDP's does; how many."""
-    changed = {old: new for old, new in names.items() if new not in (None, old)}
-    count = 0
+def rename_in_optimizer(root: Node, names: Mapping[str, str | None]) -> None:
+    """Rename where an optimizer's state goes by parameter names, as FSDP's does."""
+    new_names = {old: old if new is None else new for old, new in names.items()}
     for key, value in mapping(root) or ():
         if isinstance(key, str) and "optim" in key:
-            count += sum(_rename_all(node, changed) for node in walk(value))
-    return count
+            for node in walk(value):
+                _rename_all(node, new_names)
 
 
-def _rename_all(node: Node, changed: Mapping[str, str | None]) -> int:
+def _rename_all(node: Node, names: Mapping[str, str]) -> None:
     """Rename the keys of a dict or the elements of a list, if each of them is a tensor's name."""
     pairs = mapping(node)
-    if pairs and all(isinstance(key, str) and key in changed for key, _ in pairs):
-        pairs[:] = [(changed[key], value) for key, value in pairs]
-        return len(pairs)
+    if pairs and all(isinstance(key, str) and key in names for key, _ in pairs):
+        pairs[:] = [(names[key], value) for key, value in pairs]
     listed = node.elements if isinstance(node, List) else []
-    if listed and all(isinstance(name, str) and name in changed for name in listed):
-        listed[:] = [changed[name] for name in listed]
-        return len(listed)
-    return 0
+    if listed and all(isinstance(name, str) and name in names for name in listed):
+        listed[:] = [names[name] for name in listed]
 
 
 def move(root: Node, location: str) -> Counter[tuple[str, str]]:
@@ -176,7 +173,7 @@ def _outside_tensors(root: Node) -> Iterator[Storage]:
             yield from (part for part in children(node) if isinstance(part, Storage))
 
 
-def cast(root: Node, dtype: str) -> Counter[tuple[str, str]]:
+def cast(roots: Iterable[Node], dtype: str) -> Counter[tuple[str, str]]:
     """Make floating-point tensors of another dtype; how many storages went from which to which.
 
     A storage is converted as a whole, so that what shares it goes on sharing it.
@@ -191,7 +188,7 @@ def cast(root: Node, dtype: str) -> Counter[tuple[str, str]]:
         )
     counts: Counter[tuple[str, str]] = Counter()
     changed: dict[int, Storage] = {}
-    for tensor in tensors_below(root):
+    for tensor in chain.from_iterable(map(tensors_below, roots)):
         storage = tensor.storage
         if storage is None or tensor.layout != "strided" or storage.kind == "UntypedStorage":
             continue

@@ -56,7 +56,7 @@ def fix_ckpt(
         rename: `REGEX=REPLACEMENT`, applied to names in turn.
         keep, drop: globs of names, or of the checkpoint's entries, to keep or to leave out.
         weights_only: write the state_dict alone. `ema`: that of the moving average.
-        dtype: of floating-point tensors, as "bfloat16".
+        dtype: of the weights that are floating-point numbers, as "bfloat16".
         compact: cut off what of a storage no tensor sees.
         safetensors: write that format, which holds the weights alone.
         shard_size: bytes a file at most, in a folder with an index.

@@ -51,7 +51,6 @@ class Fixed:
     changes: list[Change] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
     renamed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    renamed_state: int = 0  # keys of an optimizer's state
     left_out: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     locations: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -94,10 +93,9 @@ def fix(checkpoint: Checkpoint, wishes: Wishes) -> Fixed:
         hint = f"see what is in it: ptools fix-ckpt info {checkpoint.path}"
         raise PtoolsError(f"{checkpoint.path} holds no tensors", hint=hint)
     _name(fixed, wishes)
-    if wishes.to != "keep":
-        fixed.locations = move(fixed.root, wishes.to)
     if wishes.dtype:
-        fixed.dtypes = cast(fixed.root, wishes.dtype)
+        found = [weights.node for weights in find_weights(fixed.root)]
+        fixed.dtypes = cast(found or [fixed.root], wishes.dtype)
     if wishes.compact:
         fixed.saved_bytes = compact(fixed.root)
     else:
@@ -106,6 +104,8 @@ def fix(checkpoint: Checkpoint, wishes: Wishes) -> Fixed:
             amount = human_bytes(slack)
             note = f"{amount} of it is memory that no tensor sees: --compact cuts it off"
             fixed.notes.append(note)
+    if wishes.to != "keep":  # last: on meta there is nothing left to change
+        fixed.locations = move(fixed.root, wishes.to)
     return fixed
 
 
@@ -195,7 +195,7 @@ def _rename(fixed: Fixed, weights: Weights, wishes: Wishes) -> None:
     fixed.notes += named.notes
     if not taken:
         return
-    fixed.renamed_state = rename_in_optimizer(fixed.root, named.names)
+    rename_in_optimizer(fixed.root, named.names)
     if named.match is not None:
         fixed.match = _proven(fixed, weights, named.match, wishes.model)
 

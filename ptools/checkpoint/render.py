@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ptools.checkpoint.look.entries import shape_text
+from ptools.checkpoint.look.tree_page import escaped
 from ptools.checkpoint.names.matching import Match
+from ptools.checkpoint.pickles.globals import is_suspicious
+from ptools.checkpoint.pickles.plain import Change
 from ptools.checkpoint.report import FixReport
 from ptools.files import human_bytes
 
@@ -15,8 +18,8 @@ _SHOWN = 5  # entries of a list
 
 def fix_page(report: FixReport) -> str:
     """The report, one fact a line, with the verdict last."""
-    lines = [f"{title:<{_WIDTH}} {text}" for title, text in _rows(report)]
-    return "\n".join([*lines, "", verdict(report)]) + "\n"
+    lines = [f"{title:<{_WIDTH}} {escaped(text)}" for title, text in _rows(report)]
+    return "\n".join([*lines, "", escaped(verdict(report))]) + "\n"
 
 
 def verdict(report: FixReport) -> str:
@@ -60,7 +63,7 @@ def _rows(report: FixReport) -> Iterator[tuple[str, str]]:
         yield "compact", f"{human_bytes(report.saved_bytes)} cut off, which no tensor sees"
     converted = [f"{c.where or 'root'}: {c.what} -> {c.became}" for c in report.changes if c.became]
     yield from _titled("converted", converted)
-    dropped = [f"{c.where or 'root'}: {c.what}" for c in report.changes if not c.became]
+    dropped = [_dropped(change) for change in report.changes if not change.became]
     yield from _titled("dropped", dropped)
     yield from _titled("left out", report.left_out)
     yield from _titled("shared", [f"{name} is {other}" for name, other in report.aliases.items()])
@@ -68,6 +71,11 @@ def _rows(report: FixReport) -> Iterator[tuple[str, str]]:
     yield from _checks(report)
     if report.outputs or report.anything:
         yield "load it", report.load
+
+
+def _dropped(change: Change) -> str:
+    danger = ", which RUNS CODE when it is unpickled" if is_suspicious(change.what) else ""
+    return f"{change.where or 'root'}: {change.what}{danger}"
 
 
 def _renaming(old: str, new: str, count: int) -> str:

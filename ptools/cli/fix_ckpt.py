@@ -68,7 +68,7 @@ def fix_ckpt(
         bool, typer.Option("--ema", help="The same, with the moving average of the weights.")
     ] = False,
     dtype: Annotated[
-        str | None, typer.Option(help="Store floating-point tensors as bf16, fp16, fp32 or fp64.")
+        str | None, typer.Option(help="Store the weights as bf16, fp16, fp32 or fp64.")
     ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Cut off memory that no tensor sees.")

@@ -410,3 +410,20 @@ def test_what_a_module_refuses_is_not_left_in_its_state_dict(folder: Path, net: 
     report = fix_ckpt("x.pt", "z.pt", model=net, drop=["head._extra_state"])
     assert set(report.left_out) == {"epoch", "head._extra_state"}
     net.load_state_dict(loaded(Path("z.pt")))
+
+
+def test_a_dtype_is_that_of_the_weights_alone(folder: Path) -> None:
+    state = {"w": torch.ones(2)}
+    moments = {0: {"exp_avg": torch.zeros(2)}}
+    torch.save({"model": state, "ema": state, "optimizer": {"state": moments}}, "x.pt")
+    fix_ckpt("x.pt", "y.pt", dtype="bf16")
+    found = torch.load("y.pt", weights_only=True)
+    assert found["model"]["w"].dtype is found["ema"]["w"].dtype is torch.bfloat16
+    assert found["optimizer"]["state"][0]["exp_avg"].dtype is torch.float32
+
+
+def test_a_dtype_goes_with_meta(folder: Path) -> None:
+    torch.save({"w": torch.ones(2)}, "x.pt")
+    fix_ckpt("x.pt", "y.pt", dtype="bf16", to="meta")
+    found = torch.load("y.pt", weights_only=True)["w"]
+    assert (found.dtype, found.device.type) == (torch.bfloat16, "meta")

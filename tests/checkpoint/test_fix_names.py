@@ -256,6 +256,16 @@ def test_optimizer_state_goes_by_numbers_or_follows_the_names(folder: Path) -> N
     assert found["optim_d"]["param_groups"] == by_number["param_groups"]
 
 
+def test_optimizer_state_follows_where_only_a_part_was_compiled(folder: Path) -> None:
+    state = {"enc._orig_mod.w": torch.ones(2), "head.w": torch.ones(2)}
+    moments = {name: {"exp_avg": torch.zeros(2)} for name in state}
+    groups = [{"params": list(state)}]
+    torch.save({"model": state, "optim": {"state": moments, "param_groups": groups}}, "x.pt")
+    fix_ckpt("x.pt", "y.pt")
+    found = loaded("y.pt")["optim"]
+    assert list(found["state"]) == found["param_groups"][0]["params"] == ["enc.w", "head.w"]
+
+
 def test_extra_state_goes_along_with_its_module(folder: Path) -> None:
     class Scaled(nn.Linear):
         def get_extra_state(self) -> dict[str, int]:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -241,3 +242,19 @@ def test_a_plain_fix_imports_nothing_heavy(saved: Path, options: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "set()\n"
+
+
+def test_what_runs_code_is_called_so_and_does_not_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Bad:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.system, ("touch ran",)
+
+    torch.save({"w": torch.ones(1), "\x1b[2Jx": Bad()}, "x.pt")
+    assert main(["fix-ckpt", "x.pt"]) == 0
+    page = capsys.readouterr().out
+    assert "posix.system, which RUNS CODE" in page
+    assert "\x1b" not in page
+    assert not (folder / "ran").exists()
+    assert list(torch.load("x.cpu.pt", weights_only=True)) == ["w"]

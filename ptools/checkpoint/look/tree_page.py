@@ -39,11 +39,16 @@ def tree_lines(info: CheckpointInfo, everything: bool) -> list[str]:
     return [_aligned(line, width, widths) for line in lines]
 
 
+def escaped(text: str) -> str:
+    """A text of the file without what a terminal would take as a command."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def clean(text: str) -> str:
-    """A text of the file in one line, without what a terminal would take as a command."""
+    """The same, cut to the length of a line."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 2 :]}"
-    return text if text.isprintable() else repr(text)[1:-1]
+    return escaped(text)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
