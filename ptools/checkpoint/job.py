@@ -9,7 +9,7 @@ from pathlib import Path
 from ptools.checkpoint.checkpoint import Checkpoint
 from ptools.checkpoint.containers import find_weights
 from ptools.checkpoint.data.content import Content
-from ptools.checkpoint.data.copying import Advance, checksums
+from ptools.checkpoint.data.copying import Advance
 from ptools.checkpoint.fixing import Fixed
 from ptools.checkpoint.output.destination import Destination
 from ptools.checkpoint.output.inplace import patch
@@ -91,8 +91,7 @@ class Job:
             and content.crc is not None
             and id(content) not in copied
         ]
-        found = checksums(contents, lambda amount: None)
-        check_sources(list(zip(contents, found, strict=True)), self.name_of)
+        check_sources(contents, self.name_of)
         return Checked(len(contents), sum(content.nbytes for content in contents), 0)
 
     def name_of(self, content: Content) -> str:

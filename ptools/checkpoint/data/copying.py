@@ -22,7 +22,7 @@ Advance = Callable[[float], None]  # told how many bytes are done
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A content, where it was written, and the CRC-32 of what was."""
+    """A content, where it was written, and the CRC-32 of what should be there."""
 
     content: Content
     at: int
@@ -38,27 +38,34 @@ def write_contents(
 ) -> list[Copied]:
     """Write each content at its offset in an open file.
 
+    A CRC-32 that the source recorded is taken as it is: what was written is to be read back and
+    compared with it, which verifies the source as well.
+
     Raises:
         CorruptCheckpoint: a content cannot be read to its end.
     """
 
-    def write(run: list[Piece], at: int) -> int:
+    def write(run: list[Piece], at: int, known: int | None) -> int:
         crc = 0
         for piece in run:
             data = piece.read()
-            crc = zlib.crc32(data, crc)
+            if known is None:
+                crc = zlib.crc32(data, crc)
             write_all(descriptor, data, at)
             at += len(data)
         return crc
 
     crcs = _through_threads(placed, write, advance)
-    return [Copied(content, at, crc) for (at, content), crc in zip(placed, crcs, strict=True)]
+    return [
+        Copied(content, at, crc if content.crc is None else content.crc)
+        for (at, content), crc in zip(placed, crcs, strict=True)
+    ]
 
 
 def checksums(contents: Iterable[Content], advance: Advance) -> list[int]:
     """The CRC-32 of each content, read anew."""
 
-    def read(run: list[Piece], at: int) -> int:
+    def read(run: list[Piece], at: int, known: int | None) -> int:
         crc = 0
         for piece in run:
             crc = zlib.crc32(piece.read(), crc)
@@ -69,7 +76,7 @@ def checksums(contents: Iterable[Content], advance: Advance) -> list[int]:
 
 def _through_threads(
     placed: Iterable[tuple[int, Content]],
-    work: Callable[[list[Piece], int], int],
+    work: Callable[[list[Piece], int, int | None], int],
     advance: Advance,
 ) -> list[int]:
     crcs: list[int] = []
@@ -86,7 +93,7 @@ def _through_threads(
                 crcs.append(0)
                 for run in _runs(content):
                     nbytes = sum(piece.nbytes for piece in run)
-                    waiting.append((index, nbytes, threads.submit(work, run, at)))
+                    waiting.append((index, nbytes, threads.submit(work, run, at, content.crc)))
                     at += nbytes
                     if len(waiting) > 2 * _THREADS:
                         finish_one()

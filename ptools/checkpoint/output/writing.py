@@ -55,9 +55,8 @@ def write_plan(
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             copied = write_contents(descriptor, plan.placed, advance)
-            check_sources([(copy.content, copy.crc) for copy in copied], name_of)
             plan.finish(descriptor, copied)
-            _read_back(descriptor, temporary, copied)
+            _read_back(descriptor, temporary, copied, name_of)
             if not plan.check(temporary):
                 raise PtoolsError(f"{path} could not be read back as it was written")
             _same_owner(descriptor, like)
@@ -76,8 +75,13 @@ def check_space(nbytes: int, path: Path) -> None:
         )
 
 
-def check_sources(found: Sequence[tuple[Content, int]], name_of: Callable[[Content], str]) -> None:
-    """Compare the CRC-32s found with those that the source recorded."""
+def check_sources(contents: Sequence[Content], name_of: Callable[[Content], str]) -> None:
+    """Compare contents with the CRC-32s that their source recorded.
+
+    Raises:
+        CorruptCheckpoint: some differ; `name_of` tells what they hold.
+    """
+    found = zip(contents, checksums(contents, lambda amount: None), strict=True)
     bad = [content for content, crc in found if content.crc not in (None, crc)]
     if bad:
         names = ", ".join(name_of(content) for content in bad[:3])
@@ -88,14 +92,18 @@ def check_sources(found: Sequence[tuple[Content, int]], name_of: Callable[[Conte
         )
 
 
-def _read_back(descriptor: int, path: Path, copied: Sequence[Copied]) -> None:
+def _read_back(
+    descriptor: int, path: Path, copied: Sequence[Copied], name_of: Callable[[Content], str]
+) -> None:
     """Compare what the file now holds with what was meant, while the disk is still writing."""
     with ThreadPoolExecutor(1) as thread:
         syncing = thread.submit(os.fsync, descriptor)
         ranges = [FileRange(path, copy.at, copy.content.nbytes) for copy in copied]
-        for copy, crc in zip(copied, checksums(ranges, lambda amount: None), strict=True):
-            if copy.crc != crc:
-                raise PtoolsError(f"the disk does not give back what was written to {path.parent}")
+        found = checksums(ranges, lambda amount: None)
+        wrong = [copy.content for copy, crc in zip(copied, found, strict=True) if copy.crc != crc]
+        if wrong:
+            check_sources(wrong, name_of)
+            raise PtoolsError(f"the disk does not give back what was written to {path.parent}")
         syncing.result()  # an error of the disk is told once: here
 
 
