@@ -51,6 +51,13 @@ def shown_path(file: str) -> str:
     return file.rpartition("site-packages/")[2]
 
 
+def nearest_project() -> Path | None:
+    """The pyproject.toml of the current folder or the closest one above."""
+    here = Path.cwd()
+    files = (folder / "pyproject.toml" for folder in (here, *here.parents))
+    return next((file for file in files if file.is_file()), None)
+
+
 def free_space(path: str | Path) -> int:
     """Free bytes on the disk that holds `path`, which need not exist yet."""
     place = Path(path).absolute()

@@ -87,7 +87,7 @@ def fix(checkpoint: Checkpoint, wishes: Wishes) -> Fixed:
         changed = [Change(THE_PICKLE, written, "protocol 2, as torch's own"), *changed]
     fixed = Fixed(root, changes=changed, notes=list(checkpoint.notes))
     for module in modules:
-        fixed.modules.append(f"{module.path} at {module.where}" if module.where else module.path)
+        fixed.modules.append(module.label)
         fixed.notes += module.notes
     if next(tensors_below(root), None) is None:
         hint = f"see what is in it: ptools fix-ckpt info {checkpoint.path}"

@@ -83,8 +83,8 @@ class FixReport:
             "taken": self.taken,
             "tensors": self.tensors,
             "renamed": [asdict(renaming) for renaming in self.renamed],
-            "locations": _counted(self.locations),
-            "dtypes": _counted(self.dtypes),
+            "locations": counted_moves(self.locations),
+            "dtypes": counted_moves(self.dtypes),
             "changes": [asdict(change) for change in self.changes],
             "left_out": list(self.left_out),
             "modules": list(self.modules),
@@ -98,7 +98,8 @@ class FixReport:
         }
 
 
-def _counted(counts: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
+def counted_moves(counts: dict[tuple[str, str], int]) -> list[dict[str, Any]]:
+    """Counts by (from, to), as JSON takes them."""
     return [{"from": old, "to": new, "count": count} for (old, new), count in counts.items()]
 
 

@@ -6,11 +6,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptools import __version__, console
 from ptools.errors import SHOW_TRACEBACK, PtoolsError, UsageError
+from ptools.files import nearest_project
 
 if TYPE_CHECKING:
     from typer import Context, TyperException
@@ -67,9 +67,8 @@ def _is_plain_info(args: list[str]) -> bool:
         return False
     if any(name.startswith("PTOOLS_FIX_CKPT") for name in os.environ):
         return False
-    projects = (folder / "pyproject.toml" for folder in (Path.cwd(), *Path.cwd().parents))
-    nearest = next((file for file in projects if file.is_file()), None)
-    return nearest is None or not _OWN_TABLE.search(nearest.read_bytes())
+    project = nearest_project()
+    return project is None or not _OWN_TABLE.search(project.read_bytes())
 
 
 def _report(error: Exception, as_json: bool) -> int:
@@ -97,13 +96,11 @@ def _usage_error(error: "TyperException") -> UsageError:
 
 def _origin(context: "Context", name: str) -> str:
     """Where a refused value came from, when it was not typed on the command line."""
-    from ptools.cli import config
-
     source = context.get_parameter_source(name)
     if source is None or source.name not in ("DEFAULT_MAP", "ENVIRONMENT"):
         return ""
     if source.name == "DEFAULT_MAP":
-        return f" (from {config.nearest()})"
+        return f" (from {nearest_project()})"
     return f" (from {context.auto_envvar_prefix}_{name.upper()})"
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from typer.core import TyperOption
 
 from ptools.errors import UsageError
+from ptools.files import nearest_project
 
 PREFIX = "PTOOLS"
 
@@ -23,20 +24,13 @@ class Command(Protocol):
     def params(self) -> Iterable[object]: ...
 
 
-def nearest() -> Path | None:
-    """The pyproject.toml of the current folder or the closest one above."""
-    here = Path.cwd()
-    files = (folder / "pyproject.toml" for folder in (here, *here.parents))
-    return next((file for file in files if file.is_file()), None)
-
-
 def load(commands: Mapping[str, Command]) -> dict[str, Any]:
     """Read the defaults of each command, by parameter name.
 
     Raises:
         UsageError: the file cannot be read, or has a table or a key that no command knows.
     """
-    file = nearest()
+    file = nearest_project()
     if file is None:
         return {}
     tables = _tables(file)

@@ -27,6 +27,7 @@ from ptools.checkpoint.pickles.tensors import (
     Tensor,
     contiguous_stride,
     new_tensor,
+    sizes,
     tensor_of,
 )
 from ptools.checkpoint.pickles.unpickle import unpickle
@@ -94,16 +95,6 @@ def _attributes(node: Node) -> dict[str, Node]:
     return dict(node.states[0].pairs) if node.states else {}
 
 
-def _sizes(node: Node) -> _Sizes:
-    """The numbers of a torch.Size."""
-    if isinstance(node, Call) and node.path == "torch.Size":
-        node = node.args.elements[0]
-    sizes = tuple(node.elements)
-    if not all(isinstance(size, int) and size >= 0 for size in sizes):
-        raise ValueError("a size is no number")
-    return sizes
-
-
 def _items(folder: Path, storage_data: Dict) -> _Items:
     items = {}
     for index, info in storage_data.pairs:
@@ -120,8 +111,8 @@ def _items(folder: Path, storage_data: Dict) -> _Items:
             )
         if lies.get("transform_descriptors"):
             raise NotACheckpoint(f"{name} was saved through an extension, which is not read")
-        start, nbytes = _sizes(Tuple([lies["offset"], lies["length"]]))
-        where = None if offset is None else _sizes(offset)
+        start, nbytes = sizes(Tuple([lies["offset"], lies["length"]]))
+        where = None if offset is None else sizes(offset)
         items[name, where] = _Item(folder / file, start, nbytes)
     _check_files(folder, items)
     return items
@@ -150,11 +141,11 @@ def _entry(name: str, described: Call, items: _Items) -> Node:
     if kind != "TensorStorageMetadata":
         raise CorruptCheckpoint(f"{name} is of an unknown kind, {kind}")
     says = _attributes(described)
-    dtype, shape = says["properties"].states[0].elements[0].name, _sizes(says["size"])
+    dtype, shape = says["properties"].states[0].elements[0].name, sizes(says["size"])
     if dtype not in ITEMSIZES:
         raise CorruptCheckpoint(f"{name} is of an unknown dtype, {dtype}")
     chunks = [_attributes(chunk) for chunk in says["chunks"].elements]
-    boxes = [(_sizes(chunk["offsets"]), _sizes(chunk["sizes"])) for chunk in chunks]
+    boxes = [(sizes(chunk["offsets"]), sizes(chunk["sizes"])) for chunk in chunks]
     check_cover(name, shape, boxes)
     shards = [_shard(name, dtype, *box, items) for box in boxes if math.prod(box[1])]
     return new_tensor(name, _content(shape, ITEMSIZES[dtype], shards), dtype, shape)

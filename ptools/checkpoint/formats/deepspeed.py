@@ -19,7 +19,7 @@ from ptools.checkpoint.data.content import Content, FileRange, Joined, part_of
 from ptools.checkpoint.errors import CorruptCheckpoint, NotACheckpoint
 from ptools.checkpoint.formats.torch_zip import read_torch_zip
 from ptools.checkpoint.pickles.nodes import Call, Dict, Node, mapping
-from ptools.checkpoint.pickles.tensors import ITEMSIZES, new_tensor, tensor_of
+from ptools.checkpoint.pickles.tensors import ITEMSIZES, new_tensor, sizes, tensor_of
 
 _FILE = re.compile(
     r"(?:(?:bf16_|fp16_)?zero_pp_rank_(\d+)_)?mp_rank_(\d+)_(model|optim)_states\.pt"
@@ -187,21 +187,13 @@ def _cut(parts: Sequence[Content], start: int, nbytes: int) -> Content:
     return cut[0] if len(cut) == 1 else Joined(tuple(cut))
 
 
-def _shape(node: Node) -> tuple[int, ...]:
-    """The numbers of a torch.Size or a tuple."""
-    sizes = tuple((node.args.elements[0] if isinstance(node, Call) else node).elements)
-    if not all(isinstance(size, int) and size >= 0 for size in sizes):
-        raise ValueError("a size is no number")
-    return sizes
-
-
 def _stage_2(fields: _Fields, partitions: Sequence[_Partition], paddings: Node) -> dict[str, Node]:
     """Each group is one vector of all its parameters, cut into as many parts as there are ranks."""
     weights: dict[str, Node] = {}
     fragments = _fields(fields.get("frozen_param_fragments"))
     for name, size in _fields(fields.get("frozen_param_shapes")).items():  # which are whole here
         tensor = tensor_of(fragments[name])
-        if tensor is None or tensor.shape != _shape(size):
+        if tensor is None or tensor.shape != sizes(size):
             raise CorruptCheckpoint(f"{name} is not of the shape that frozen_param_shapes tells")
         weights[name] = fragments[name]
     groups = fields["param_shapes"].elements
@@ -210,7 +202,7 @@ def _stage_2(fields: _Fields, partitions: Sequence[_Partition], paddings: Node) 
         gaps = [0] * len(shapes) if paddings is None else paddings.elements[index].elements
         at = 0
         for (name, size), gap in zip(shapes, gaps, strict=True):
-            shape = _shape(size)
+            shape = sizes(size)
             nbytes = 4 * math.prod(shape)
             weights[name] = new_tensor(name, _cut(parts, at, nbytes), "float32", shape)
             at += nbytes + 4 * gap
@@ -228,13 +220,13 @@ def _stage_3(ranks: Sequence[_Fields], partitions: Sequence[_Partition]) -> dict
     weights: dict[str, Node] = {}
     for name, size in _fields(ranks[0].get("frozen_param_shapes")).items():
         fragments = [_flat(name, _fields(rank["frozen_param_fragments"])[name]) for rank in ranks]
-        dtype, shape = fragments[0][0], _shape(size)
+        dtype, shape = fragments[0][0], sizes(size)
         content = _cut([part for _, part in fragments], 0, ITEMSIZES[dtype] * math.prod(shape))
         weights[name] = new_tensor(name, content, dtype, shape)
     at = 0
     for group in ranks[0]["param_shapes"].elements:
         for name, size in mapping(group) or ():
-            shape = _shape(size)
+            shape = sizes(size)
             share = 4 * -(-math.prod(shape) // len(partitions))
             parts = [_cut(partition, at, share) for partition in partitions]
             content = _cut(parts, 0, 4 * math.prod(shape))

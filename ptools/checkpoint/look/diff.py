@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ptools.checkpoint.look.comparing import Difference, difference
-from ptools.checkpoint.look.entries import in_brackets, location_of, short
+from ptools.checkpoint.look.entries import in_brackets, short
 from ptools.checkpoint.look.sharing import shared_in
 from ptools.checkpoint.look.sides import Keys, Side, read_side, renamed, weights_alone
 from ptools.checkpoint.pickles.nodes import Node
@@ -140,7 +140,7 @@ def _kind(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
 def _devices(first: Side, second: Side, both: Iterable[Keys]) -> dict[tuple[str, str], int]:
     """How many tensors are elsewhere in the second file."""
     pairs = ((first.tensors[keys].storage, second.tensors[keys].storage) for keys in both)
-    places = ((location_of(a), location_of(b)) for a, b in pairs if a and b)
+    places = ((a.location, b.location) for a, b in pairs if a and b)
     return dict(Counter((a, b) for a, b in places if a != b))
 
 

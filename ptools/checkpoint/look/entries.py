@@ -6,18 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ptools.checkpoint.errors import CorruptCheckpoint
 from ptools.checkpoint.pickles.conversions import name_of, simplified
 from ptools.checkpoint.pickles.globals import Place, where
 from ptools.checkpoint.pickles.modules import Found
-from ptools.checkpoint.pickles.nodes import ATOMS, Call, Dict, List, Node, Storage, Tuple, mapping
+from ptools.checkpoint.pickles.nodes import ATOMS, Call, Dict, List, Node, Tuple, mapping
 from ptools.checkpoint.pickles.tensors import ITEMSIZES, Tensor, tensor_of
 
 _LONGEST_VALUE = 60  # characters
 _LONGEST_NAME = 400
 _DEEPEST = 30  # levels; what is below is counted, not listed
 _FEW = 16  # arguments of what is shown as a value
-_LARGEST_SIZE = 1 << 63  # of a dimension, in torch
 
 Kind = Literal["dict", "list", "object", "module", "tensor", "value"]
 
@@ -89,8 +87,6 @@ class TreeReader:
         return Entry(key, kind, text, entries=entries)
 
     def _facts(self, name: str, tensor: Tensor) -> TensorFacts:
-        if any(size >= _LARGEST_SIZE for size in (*tensor.shape, *tensor.stride)):
-            raise CorruptCheckpoint(f"{name} has a size that no tensor has")
         self.named.append((name, tensor))
         return TensorFacts(
             name,
@@ -98,7 +94,7 @@ class TreeReader:
             tensor.shape,
             None if tensor.contiguous else tensor.stride,
             tensor.layout,
-            location_of(tensor.storage) if tensor.storage else "",
+            tensor.storage.location if tensor.storage else "",
             seen_bytes(tensor),
         )
 
@@ -108,11 +104,6 @@ def seen_bytes(tensor: Tensor) -> int:
     if tensor.storage is None:
         return 0
     return min(tensor.nbytes, (tensor.reach - tensor.offset) * ITEMSIZES[tensor.dtype])
-
-
-def location_of(storage: Storage) -> str:
-    """Where a storage is to be loaded, "?" if the pickle does not say it in text."""
-    return str(storage.location) if isinstance(storage.location, str) else "?"
 
 
 def short(value: Node) -> str:

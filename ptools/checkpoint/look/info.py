@@ -13,7 +13,7 @@ from ptools.checkpoint.containers import choose_weights, find_weights
 from ptools.checkpoint.data.content import FileRange
 from ptools.checkpoint.fixing import THE_PICKLE, Wishes, fix
 from ptools.checkpoint.formats import open_checkpoint
-from ptools.checkpoint.look.entries import Entry, TreeReader, location_of, seen_bytes
+from ptools.checkpoint.look.entries import Entry, TreeReader, seen_bytes
 from ptools.checkpoint.look.sharing import Shared, Slack, shared_in, slack_in
 from ptools.checkpoint.names.wrappers import unwrap
 from ptools.checkpoint.output.destination import destination
@@ -22,7 +22,7 @@ from ptools.checkpoint.pickles.modules import Found, state_dicts
 from ptools.checkpoint.pickles.nodes import Node, Storage, storages
 from ptools.checkpoint.pickles.plain import Change
 from ptools.checkpoint.pickles.tensors import Tensor
-from ptools.checkpoint.report import Renaming
+from ptools.checkpoint.report import Renaming, counted_moves
 from ptools.errors import PtoolsError
 
 _LOADED = ("torch zip", "legacy torch")  # by torch.load
@@ -108,10 +108,7 @@ class CheckpointInfo:
     def to_dict(self) -> dict[str, Any]:
         """The facts as JSON takes them."""
         facts = asdict(self)
-        moved = self.remedy.locations.items()
-        facts["remedy"]["locations"] = [
-            {"from": old, "to": new, "count": count} for (old, new), count in moved
-        ]
+        facts["remedy"]["locations"] = counted_moves(self.remedy.locations)
         return facts | {
             "path": str(self.path),
             "files": [str(file) for file in self.files],
@@ -187,7 +184,7 @@ def _containers(root: Node) -> tuple[Container, ...]:
 def _by_location(storages: Iterable[Storage]) -> dict[str, Amount]:
     sizes: dict[str, list[int]] = defaultdict(list)
     for storage in storages:
-        sizes[location_of(storage)].append(storage.nbytes)
+        sizes[storage.location].append(storage.nbytes)
     return {location: Amount(len(found), sum(found)) for location, found in sizes.items()}
 
 
@@ -219,9 +216,7 @@ def _is_mapped(checkpoint: Checkpoint, storages: Iterable[Storage]) -> bool | No
 
 def _remedy(checkpoint: Checkpoint, modules: Sequence[Found]) -> tuple[Remedy, tuple[str, ...]]:
     """What `fix_ckpt` would do, and what there is to say about it."""
-    names = tuple(
-        f"{found.path} at {found.where}" if found.where else found.path for found in modules
-    )
+    names = tuple(found.label for found in modules)
     notes = [note for found in modules for note in found.notes]
     try:
         fixed = fix(checkpoint, Wishes())

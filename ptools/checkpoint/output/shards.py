@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from ptools.checkpoint.data.content import Literal
 from ptools.checkpoint.output.destination import Destination
@@ -22,12 +21,7 @@ def plans(root: Node, where: Destination) -> dict[str, Plan]:
         return _shards(root, tensors, where.shard_size, where.safetensors)
     if where.safetensors:
         return {where.path.name: plan_safetensors(tensors)}
-    return {where.path.name: plan_torch_file(root, _folder(where.path))}
-
-
-def _folder(path: Path) -> str:
-    """The top folder in an archive, which torch.save calls after the file."""
-    return path.stem
+    return {where.path.name: plan_torch_file(root, where.path.stem)}
 
 
 def _shards(

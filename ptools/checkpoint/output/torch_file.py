@@ -15,7 +15,7 @@ from ptools.checkpoint.pickles.pickling import pickled
 
 
 def plan_torch_file(root: Node, folder: str) -> Plan:
-    """Where each storage of a tree goes. `folder` is the archive's top folder."""
+    """Where each storage of a tree goes. The top `folder` is the file's stem in torch's own."""
     return plan_records(torch_records(root, folder))
 
 

@@ -63,6 +63,11 @@ class Found:
     wrappers: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """Its class, and where it was."""
+        return f"{self.path} at {self.where}" if self.where else self.path
+
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         names = [path.rpartition(".")[2] for path in self.wrappers]

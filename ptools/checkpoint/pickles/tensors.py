@@ -205,7 +205,7 @@ def _innermost(node: Node) -> Call | None:
 def _read(call: Call, arguments: list[Node]) -> Tensor | None:
     match call.path.rpartition(".")[2], arguments:
         case "_rebuild_meta_tensor_no_storage", [Global() as dtype, size, stride, *_]:
-            return Tensor(call, "meta", dtype.name, _ints(size), _ints(stride))
+            return Tensor(call, "meta", dtype.name, sizes(size), sizes(stride))
         case "_rebuild_tensor" | "_rebuild_tensor_v2", [Storage() as storage, at, size, stride, *_]:
             return _strided(call, "strided", STORAGES[storage.kind][0], storage, at, size, stride)
         case "_rebuild_qtensor", [Storage() as storage, at, size, stride, *_]:
@@ -227,7 +227,7 @@ def _read(call: Call, arguments: list[Node]) -> Tensor | None:
 def _strided(
     call: Call, layout: str, dtype: str, storage: Storage, at: Node, size: Node, stride: Node
 ) -> Tensor:
-    tensor = Tensor(call, layout, dtype, _ints(size), _ints(stride), at, storage)
+    tensor = Tensor(call, layout, dtype, sizes(size), sizes(stride), at, storage)
     room = storage.nbytes // ITEMSIZES[dtype]
     if not isinstance(at, int) or at < 0:
         raise ValueError("its offset is negative")
@@ -238,8 +238,12 @@ def _strided(
     return tensor
 
 
-def _ints(node: Node) -> tuple[int, ...]:
-    """A tuple of sizes, or torch.Size."""
+def sizes(node: Node) -> tuple[int, ...]:
+    """The numbers of a torch.Size or a tuple.
+
+    Raises:
+        ValueError: they are none, or no tensor has such sizes.
+    """
     if isinstance(node, Call) and node.path == "torch.Size":
         node = node.args.elements[0]
     values = tuple(node.elements)
