@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     from ptools.checkpoint.engine import fix_ckpt
     from ptools.checkpoint.report import FixReport
     from ptools.errors import PtoolsError
+    from ptools.image_lmdb.dataset import LMDBImageFolder
+    from ptools.image_lmdb.engine import pack_lmdb
+    from ptools.image_lmdb.report import PackReport
     from ptools.summary.engine import summarize
     from ptools.summary.report import Summary
 
@@ -15,13 +18,26 @@ __version__ = "0.1.0"
 # Resolved on first use (PEP 562), so that `import ptools` does not import torch.
 _HOME = {
     "FixReport": "ptools.checkpoint",
+    "LMDBImageFolder": "ptools.image_lmdb",
+    "PackReport": "ptools.image_lmdb",
     "PtoolsError": "ptools.errors",
     "Summary": "ptools.summary",
     "fix_ckpt": "ptools.checkpoint",
+    "pack_lmdb": "ptools.image_lmdb",
     "summarize": "ptools.summary",
 }
 
-__all__ = ["FixReport", "PtoolsError", "Summary", "__version__", "fix_ckpt", "summarize"]
+__all__ = [
+    "FixReport",
+    "LMDBImageFolder",
+    "PackReport",
+    "PtoolsError",
+    "Summary",
+    "__version__",
+    "fix_ckpt",
+    "pack_lmdb",
+    "summarize",
+]
 
 
 def __getattr__(name: str) -> Any:

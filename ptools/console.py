@@ -17,9 +17,11 @@ _UNBOUNDED = 10_000  # columns; wider than any table
 
 
 class Advance(Protocol):
-    """Move a progress bar on, and optionally say what is being done now."""
+    """Move a progress bar on, and optionally say what is being done now, and of how much."""
 
-    def __call__(self, amount: float = 1, description: str | None = None) -> None: ...
+    def __call__(
+        self, amount: float = 1, description: str | None = None, total: float | None = None
+    ) -> None: ...
 
 
 def show(renderable: "RenderableType") -> None:
@@ -44,6 +46,11 @@ def write(text: str) -> None:
     """Write `text` to stdout as it is; what the encoding lacks is written as `\\uXXXX`."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def escaped(text: str) -> str:
+    """A text of somebody else's without what a terminal would take as a command."""
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def show_json(command: str, payload: Mapping[str, Any]) -> None:
@@ -74,6 +81,11 @@ def error_json(message: str, hint: str | None = None) -> None:
     print(json.dumps({"error": {"message": message, "hint": hint}}), file=sys.stderr)
 
 
+def has_progress() -> bool:
+    """Whether `progress` shows anything: stderr is a terminal."""
+    return sys.stderr.isatty()
+
+
 @contextmanager
 def progress(description: str, total: float | None = None) -> Iterator[Advance]:
     """Show a bar on stderr (a pulse without `total`) while the block runs, then clear it.
@@ -87,12 +99,14 @@ def progress(description: str, total: float | None = None) -> Iterator[Advance]:
     """
     from rich.progress import Progress
 
-    bars = Progress(console=_stderr(), transient=True, disable=not sys.stderr.isatty())
+    bars = Progress(console=_stderr(), transient=True, disable=not has_progress())
     with bars:
         task = bars.add_task(description, total=total)
 
-        def advance(amount: float = 1, description: str | None = None) -> None:
-            bars.update(task, advance=amount, description=description)
+        def advance(
+            amount: float = 1, description: str | None = None, total: float | None = None
+        ) -> None:
+            bars.update(task, advance=amount, description=description, total=total)
 
         yield advance
 

@@ -84,12 +84,12 @@ def atomic_write(path: str | Path, force: bool = False) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{os.urandom(4).hex()}.tmp{target.suffix}")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         _refuse(target, force)  # it may have appeared meanwhile
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _refuse(target: Path, force: bool) -> None:
@@ -103,7 +103,8 @@ def _refuse(target: Path, force: bool) -> None:
         raise UsageError(f"{target} already exists", hint="pass --force to replace it")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the disk holds a file's content, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

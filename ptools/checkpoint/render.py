@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ptools.checkpoint.look.entries import shape_text
-from ptools.checkpoint.look.tree_page import escaped
 from ptools.checkpoint.names.matching import Match
 from ptools.checkpoint.pickles.globals import is_suspicious
 from ptools.checkpoint.pickles.plain import Change
 from ptools.checkpoint.report import FixReport
+from ptools.console import escaped
 from ptools.files import human_bytes
 
 _WIDTH = 11  # of the left column

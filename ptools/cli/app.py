@@ -1,11 +1,11 @@
 """The Typer app and its commands: a new one is an import and a line here."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ptools.cli import config, fix_ckpt, summary
+from ptools.cli import config, fix_ckpt, lmdb, pack_lmdb, summary
 
 EPILOG = """\b
 An option not given is looked for in the environment (PTOOLS_SUMMARY_JSON=1),
@@ -30,6 +30,8 @@ app = typer.Typer(
 
 app.command(epilog=summary.EXAMPLES)(summary.summary)
 app.command(epilog=fix_ckpt.EXAMPLES)(fix_ckpt.fix_ckpt)
+app.command(epilog=pack_lmdb.EXAMPLES)(pack_lmdb.pack_lmdb)
+app.add_typer(lmdb.app, name="lmdb", epilog=lmdb.EXAMPLES)
 
 
 @app.callback()
@@ -55,11 +57,22 @@ def root(
 def _build() -> TyperGroup:
     built = typer.main.get_command(app)
     assert isinstance(built, TyperGroup)
-    for command in (built, *built.commands.values()):
+    for command in commands_of(built).values():
         for parameter in command.params:
             # The epilog says it once for all options.
-            parameter.show_envvar = False  # type: ignore[attr-defined]
+            parameter.show_envvar = False
     return built
+
+
+def commands_of(group: TyperGroup, prefix: str = "") -> dict[str, Any]:
+    """A group and all commands in it, by what is typed after `ptools`."""
+    found: dict[str, Any] = {prefix: group}
+    for name, command in group.commands.items():
+        words = f"{prefix} {name}".strip()
+        found |= (
+            commands_of(command, words) if isinstance(command, TyperGroup) else {words: command}
+        )
+    return found
 
 
 group = _build()

@@ -18,7 +18,7 @@ PREFIX = "PTOOLS"
 
 
 class Command(Protocol):
-    """What is needed of a command: its parameters."""
+    """What is needed of a command: its parameters. One with `commands` of its own has no others."""
 
     @property
     def params(self) -> Iterable[object]: ...
@@ -33,17 +33,7 @@ def load(commands: Mapping[str, Command]) -> dict[str, Any]:
     file = nearest_project()
     if file is None:
         return {}
-    tables = _tables(file)
-    if unknown := tables.keys() - commands.keys():
-        name = min(unknown)
-        raise UsageError(
-            f"{file}: [tool.ptools.{name}] names no command",
-            hint=_did_you_mean(name, commands),
-        )
-    return {
-        name: _options(table, commands[name], f"{file}: [tool.ptools.{name}]")
-        for name, table in tables.items()
-    }
+    return _commands(_tables(file), commands, f"{file}: [tool.ptools")
 
 
 def _tables(file: Path) -> dict[str, Any]:
@@ -53,6 +43,22 @@ def _tables(file: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read {file}: {error}") from error
     tables = document.get("tool", {}).get("ptools", {})
     return tables if isinstance(tables, dict) else {"": tables}
+
+
+def _commands(
+    tables: Mapping[str, Any], commands: Mapping[str, Command], place: str
+) -> dict[str, Any]:
+    values = {}
+    for name, table in tables.items():
+        if name not in commands:
+            hint = _did_you_mean(name, commands)
+            raise UsageError(f"{place}.{name}] names no command", hint)
+        inner = getattr(commands[name], "commands", None)
+        if inner is not None and isinstance(table, dict):
+            values[name] = _commands(table, inner, f"{place}.{name}")
+        else:
+            values[name] = _options(table, commands[name], f"{place}.{name}]")
+    return values
 
 
 def _options(table: object, command: Command, place: str) -> dict[str, Any]:

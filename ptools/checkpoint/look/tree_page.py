@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ptools.checkpoint.look.entries import Entry, TensorFacts, shape_text
+from ptools.console import escaped
 from ptools.files import human_bytes
 
 if TYPE_CHECKING:
@@ -39,13 +40,8 @@ def tree_lines(info: CheckpointInfo, everything: bool) -> list[str]:
     return [_aligned(line, width, widths) for line in lines]
 
 
-def escaped(text: str) -> str:
-    """A text of the file without what a terminal would take as a command."""
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
 def clean(text: str) -> str:
-    """The same, cut to the length of a line."""
+    """A text of the file as a terminal may show it, cut to the length of a line."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 2 :]}"
     return escaped(text)
