@@ -12,8 +12,8 @@ from typing import NamedTuple
 from ptools.errors import PtoolsError
 from ptools.image_lmdb.scan import Entry
 
-_FILES_AHEAD = 256
-_BYTES_AHEAD = 64 << 20
+_FILES_AHEAD = 64
+_BYTES_AHEAD = 16 << 20
 _BUFFER = 1 << 20
 # A file may have become a pipe since it was listed: opening one must not wait.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)

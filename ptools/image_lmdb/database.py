@@ -61,6 +61,10 @@ def open_images(path: str | Path) -> Images:
         NotADatabase: there is none that can be read.
         DamagedDatabase: a file is missing, cut short, or its metadata is damaged.
     """
+    if "://" in str(path):
+        raise NotADatabase(
+            f"{path} is not on a disk", hint="copy it to one: sets are read from files"
+        )
     path = Path(path)
     try:
         return Database(path)

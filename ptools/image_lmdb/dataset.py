@@ -76,8 +76,11 @@ class LMDBImageFolder(Dataset[Item]):
     def _item(self, index: int, stored: Stored) -> Item:
         try:
             image = self.loader(stored.data)
+        except OSError as error:  # what PIL raises
+            raise OSError(f"{self._place(index)}: {error}") from error
         except Exception as error:
-            raise self._undecodable(index, error) from error
+            error.add_note(self._place(index))
+            raise
         target: Any = self._numbers[stored.label]
         if self.transform is not None:
             image = self.transform(image)
@@ -85,12 +88,8 @@ class LMDBImageFolder(Dataset[Item]):
             target = self.target_transform(target)
         return image, target
 
-    def _undecodable(self, index: int, error: Exception) -> Exception:
-        place = f"{self.root}: image {index} ({self._images.path_of(index)!r})"
-        if isinstance(error, OSError):  # what PIL raises
-            return OSError(f"{place}: {error}")
-        error.add_note(place)
-        return error
+    def _place(self, index: int) -> str:
+        return f"{self.root}: image {index} ({self._images.path_of(index)!r})"
 
     @cached_property
     def targets(self) -> list[int]:

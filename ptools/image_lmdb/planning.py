@@ -53,10 +53,10 @@ def _counted(entries: Iterable[Entry], notes: Notes, meter: Meter) -> Iterator[E
 def warnings(notes: Notes) -> Iterator[str]:
     """What was seen in the source that its owner may not know."""
     if names := notes.suspicious_classes:
+        are = "is a class" if len(names) == 1 else "are classes"
         yield (
-            f"{_listed(names)} {_are(names, 'is a class', 'are classes')} here as to ImageFolder, "
-            "though the name is that of a tool's folder: remove it from the source if it holds "
-            "no class of yours"
+            f"{_listed(names)} {are} here as to ImageFolder, though the name is that of a tool's "
+            "folder: remove it from the source if it holds no class of yours"
         )
     if names := notes.empty_classes:
         yield f"no image in {_listed(names)}: the label stays, ImageFolder would refuse it"
@@ -75,15 +75,6 @@ def warnings(notes: Notes) -> Iterator[str]:
 def _listed(names: list[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:_NAMED])
     return shown + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-
-
-def _are(names: list[str], one: str, many: str) -> str:
-    return one if len(names) == 1 else many
-
-
-def same_files(one: Plan, other: Plan) -> bool:
-    """Whether two plans would make the same shards."""
-    return [part.digest for part in one.parts] == [part.digest for part in other.parts]
 
 
 def place_of(source: str | Path | None, manifest: str | Path | None) -> Path:

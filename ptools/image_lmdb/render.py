@@ -65,7 +65,10 @@ def _pack_facts(report: PackReport) -> Facts:
         yield "time", f"{report.seconds:.1f} s: {rate}, {speed}"
     if report.complete and not report.dry_run:
         yield "read it", "from ptools import LMDBImageFolder"
-        yield "", f"dataset = LMDBImageFolder({report.output!r}, transform=transform)"
+        path, copied = report.output, ""
+        if "://" in path:
+            path, copied = path.rstrip("/").rpartition("/")[2], "  # when it is copied to a disk"
+        yield "", f"dataset = LMDBImageFolder({path!r}, transform=transform){copied}"
 
 
 def _output(report: PackReport) -> str:

@@ -26,8 +26,9 @@ from ptools.image_lmdb.record import (
 )
 from ptools.image_lmdb.sizes import PAGE_BYTES
 
-_TRANSACTION = 4 << 20  # bytes: what is written next is still in the processor's cache
-_REOPEN = 256 << 20  # bytes: after these, the pages that the map has touched are let go
+_TRANSACTION = 128 << 10  # bytes: larger writes cost the system more, and leave the cache
+_REOPEN = 32 << 20  # bytes: after these, the pages that the map has touched are let go
+_KEPT = 16 << 20  # bytes of freed memory
 _READ_BACK = 100  # one image in so many, and the last
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
@@ -142,5 +143,5 @@ def _keep_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
-        library.mallopt(_M_TRIM_THRESHOLD, 16 * _TRANSACTION)
-        library.mallopt(_M_MMAP_THRESHOLD, 4 * _TRANSACTION)
+        library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        library.mallopt(_M_MMAP_THRESHOLD, _KEPT)

@@ -508,3 +508,8 @@ def test_what_is_no_database_is_refused_at_once(tmp_path: Path) -> None:
     for name in ("photo.jpg", "empty", "pipe"):
         with pytest.raises(NotADatabase, match=name):
             LMDBImageFolder(tmp_path / name)
+
+
+def test_an_address_is_not_taken_for_a_path() -> None:
+    with pytest.raises(NotADatabase, match=r"s3://bucket/x\.lmdb is not on a disk"):
+        LMDBImageFolder("s3://bucket/x.lmdb")

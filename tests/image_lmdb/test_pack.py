@@ -14,7 +14,7 @@ import pytest
 from lmdb.verify import verify
 
 from ptools.errors import PtoolsError, UsageError
-from ptools.image_lmdb import engine, writer
+from ptools.image_lmdb import run, writer
 from ptools.image_lmdb.database import Database
 from ptools.image_lmdb.engine import pack_lmdb
 from ptools.image_lmdb.packing import pack_shard
@@ -512,7 +512,7 @@ def test_the_space_is_compared_before_anything_is_written(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = images()
-    monkeypatch.setattr(engine, "free_space", lambda path: 3 << 10)
+    monkeypatch.setattr(run, "free_space", lambda path: 3 << 10)
     with pytest.raises(PtoolsError, match=r"needs \d+\.\d\d KiB.*3\.00 KiB are free"):
         pack_lmdb(source, "out.lmdb")
     assert not list(Path().rglob("*.mdb"))

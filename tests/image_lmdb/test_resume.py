@@ -12,7 +12,7 @@ import lmdb
 import pytest
 
 from ptools.errors import PtoolsError
-from ptools.image_lmdb import engine, packing
+from ptools.image_lmdb import packing, run
 from ptools.image_lmdb.database import Database
 from ptools.image_lmdb.engine import pack_lmdb
 from ptools.image_lmdb.local import LocalStore
@@ -159,7 +159,7 @@ def test_what_killed_runs_left_does_not_fill_the_disk(shard_size: int, images: I
         return 1 << 40
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "free_space", free_space)
+        patch.setattr(run, "free_space", free_space)
         pack_lmdb(source, OUT, shard_size=shard_size)
     assert not seen
 
@@ -387,7 +387,7 @@ def test_a_full_disk_is_one_error_and_the_rest_comes_later(
     source = images(each=20, size=300)
     out = small_disk / "out.lmdb"
     (small_disk / "other").write_bytes(bytes(1_700_000))
-    monkeypatch.setattr(engine, "free_space", lambda path: 1 << 40)
+    monkeypatch.setattr(run, "free_space", lambda path: 1 << 40)
     with pytest.raises(PtoolsError, match=r"cannot write .*disk/out\.lmdb\.part: ") as caught:
         pack_lmdb(source, out, shard_size=ONE_EACH, jobs=jobs)
     assert "run the same command again" in str(caught.value.hint)
