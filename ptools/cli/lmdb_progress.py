@@ -28,7 +28,9 @@ def bar() -> Iterator[Callable[["Progress"], None] | None]:
             seconds = max(time.monotonic() - started, 0.001)
             rate = f"{now.images / seconds:,.0f} images/s, {human_bytes(now.bytes / seconds)}/s"
             text = f"{phase} {now.images:,} images, {rate}"
-            advance(now.bytes - done, text, now.total_bytes)
-            done = now.bytes
+            # What has no total only pulses: the bar would be full before the work begins.
+            moved = 0 if now.total_bytes is None else now.bytes - done
+            advance(moved, text, now.total_bytes)
+            done += moved
 
         yield show
