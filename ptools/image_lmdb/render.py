@@ -105,9 +105,9 @@ def verify_page(report: "VerifyReport") -> str:
     """What is wrong with a set, or that nothing is."""
     facts: list[tuple[str, str]] = []
     for index, one in enumerate(report.problems[:_PROBLEMS]):
-        image = "" if one.index is None else f" image {one.index}"
+        image = "" if one.index is None else f", image {one.index}"
         path = "" if one.path is None else f" ({one.path})"
-        facts.append(("" if index else "wrong", f"{one.file}:{image}{path}: {one.what}"))
+        facts.append(("" if index else "wrong", f"{one.file}{image}{path}: {one.what}"))
     if report.problem_count > _PROBLEMS:
         facts.append(("", f"and {report.problem_count - _PROBLEMS:,} more"))
     facts += [("note", note) for note in report.notes]
