@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ptools.image_lmdb.dataset import LMDBImageFolder
     from ptools.image_lmdb.engine import pack_lmdb
     from ptools.image_lmdb.report import PackReport
+    from ptools.launcher.engine import launch
+    from ptools.launcher.report import LaunchResult
     from ptools.summary.engine import summarize
     from ptools.summary.report import Summary
 
@@ -19,10 +21,12 @@ __version__ = "0.1.0"
 _HOME = {
     "FixReport": "ptools.checkpoint",
     "LMDBImageFolder": "ptools.image_lmdb",
+    "LaunchResult": "ptools.launcher",
     "PackReport": "ptools.image_lmdb",
     "PtoolsError": "ptools.errors",
     "Summary": "ptools.summary",
     "fix_ckpt": "ptools.checkpoint",
+    "launch": "ptools.launcher",
     "pack_lmdb": "ptools.image_lmdb",
     "summarize": "ptools.summary",
 }
@@ -30,11 +34,13 @@ _HOME = {
 __all__ = [
     "FixReport",
     "LMDBImageFolder",
+    "LaunchResult",
     "PackReport",
     "PtoolsError",
     "Summary",
     "__version__",
     "fix_ckpt",
+    "launch",
     "pack_lmdb",
     "summarize",
 ]

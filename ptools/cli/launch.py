@@ -1,0 +1,152 @@
+"""`ptools launch`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ptools.cli.options import DryRunOption
+
+EXAMPLES = """\b
+Examples:
+  ptools launch --gpus cpu -n 2 examples/launch.py --steps 3
+  ptools launch --gpus cpu -n 2
+"""
+# All that follows SCRIPT is the script's own.
+SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+
+
+def launch(
+    script: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SCRIPT [ARGS]...]",
+            show_default=False,
+            help="A script and its arguments: all that follows is the script's. Without one, the "
+            "machine is checked: versions, GPUs, real processes that talk to each other.",
+        ),
+    ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(help="How many (4), which (0,2), all, or cpu; all there are by default."),
+    ] = None,
+    procs: Annotated[
+        int | None, typer.Option("--procs", "-n", min=1, help="Processes; one a GPU by default.")
+    ] = None,
+    module: Annotated[
+        bool, typer.Option("--module", "-m", help="SCRIPT is a module, as for python -m.")
+    ] = False,
+    nodes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Machines: run this on each, with --master. Under SLURM, what that says.",
+        ),
+    ] = None,
+    master: Annotated[
+        str | None,
+        typer.Option(metavar="HOST[:PORT]", help="Where they meet: the address of one of them."),
+    ] = None,
+    elastic: Annotated[
+        str | None,
+        typer.Option(metavar="MIN:MAX", help="As --nodes: go on with fewer, take in more."),
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(metavar="K", min=0, help="Begin anew after a failure, K times at most.")
+    ] = 0,
+    show: Annotated[
+        Literal["first", "all"],
+        typer.Option(help="Show rank 0 alone, and others when they fail; or all, with [rank]."),
+    ] = "first",
+    logs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder for the output of every rank.")
+    ] = None,
+    hang: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=1, help="Show all stacks when nobody printed or moved so long."
+        ),
+    ] = None,
+    grace: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0, help="How long processes may take to end before kill -9."
+        ),
+    ] = 30.0,
+    amp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="bf16, fp16 or off, told to Accelerate, Fabric and ptools.train; apex's O0 to O3 "
+            "are understood.",
+        ),
+    ] = None,
+    inject: Annotated[
+        bool,
+        typer.Option("--inject", help="With --amp bf16: autocast the models of any other script."),
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed Python, NumPy and torch in every process.")
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Switch on the checks of torch.distributed and NCCL.")
+    ] = False,
+    dry_run: DryRunOption = False,
+) -> int:
+    """Run a script in several processes, and explain how it ended.
+
+    Each process finds the others as under torchrun. Rank 0 prints as if it ran alone; when one
+    fails, the report names the first and its line, and the exit code is that of its script.
+    Ctrl-C once ends all in order, twice at once; kill -9 of the launcher leaves no process.
+    """
+    from ptools import console
+    from ptools.launcher import engine
+    from ptools.launcher.render import page
+
+    words = script or []
+    words = words[1:] if words[:1] == ["--"] else words
+    if not words:
+        return _preflight(gpus, procs)
+    where: dict[str, Any] = {
+        "procs": procs,
+        "gpus": gpus,
+        "module": module,
+        "nodes": elastic or nodes,
+        "master": master,
+        "restarts": restarts,
+    }
+    if dry_run:
+        command, variables = engine.dry_run(words[0], words[1:], **where)
+        lines = [f"{name}={shlex.quote(value)} \\" for name, value in variables.items()]
+        console.write("\n".join([*lines, command]) + "\n")
+        return 0
+    result = engine.launch(
+        words[0],
+        words[1:],
+        **where,
+        show=show,
+        logs=logs,
+        grace=grace,
+        hang=hang,
+        amp=amp,
+        inject=inject,
+        seed=seed,
+        debug=debug,
+        say=console.note,
+    )
+    sys.stderr.write(page(result))
+    return result.exit_code
+
+
+def _preflight(gpus: str | None, procs: int | None) -> int:
+    from ptools import console
+    from ptools.launcher.devices import choose
+    from ptools.launcher.preflight import run_preflight
+    from ptools.launcher.preflight.render import page
+
+    devices = choose(gpus, procs)
+    report = run_preflight(devices.procs, devices.gpus)
+    console.write(page(report))
+    return report.exit_code

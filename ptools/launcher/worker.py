@@ -1,0 +1,196 @@
+"""What runs first in each process: `main`, with `script|module|function NAME ...` as arguments.
+
+It makes the process end with its launcher, prepares it to tell its stack, runs the user's program
+as Python itself would, and writes down why it failed. It imports nothing of torch.
+"""
+
+import builtins
+import ctypes
+import faulthandler
+import importlib.util
+import os
+import random
+import runpy
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType, SimpleNamespace, TracebackType
+from typing import Any
+
+from ptools.launcher.imports import after_import
+from ptools.launcher.records import FOLDER, Failure, Frame, write, write_failure
+
+LAUNCHER = "PTOOLS_LAUNCH_PID"
+# Not SIGUSR1 or 2: SLURM, submitit and NCCL use those.
+ASK = getattr(signal, "SIGRTMAX", signal.SIGUSR1) - 3
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Run what the arguments name."""
+    kind, name, *arguments = sys.argv[1:]
+    rank = int(os.environ["RANK"])
+    _end_with_the_launcher()
+    _tell_stacks(rank)
+    # A line that was printed is not lost with the process, though it goes to a pipe.
+    with suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    record = _Recorder(rank)
+    threading.excepthook = record.in_thread(threading.excepthook)
+    from ptools.launcher import inject, listen, marks
+
+    _seed()
+    listen.install()
+    inject.install()
+    marks.install()
+    code = 0
+    try:
+        _run(kind, name, arguments)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if code:
+            record(error, _below(error), "exit")
+        raise
+    except BaseException as error:
+        code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+        record(error, _below(error), "uncaught")
+        # The hook of the user's program, which may be another by now, with its own frames alone.
+        sys.excepthook(type(error), error.with_traceback(_below(error)), error.__traceback__)
+        raise SystemExit(code) from None
+    finally:
+        record.end(code, injected=inject.count(), **marks.seen())
+
+
+def _end_with_the_launcher() -> None:
+    """Have the kernel kill this process when the launcher is gone, even by kill -9."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(os.environ[LAUNCHER]):  # it went before that call
+        os._exit(1)
+
+
+def _tell_stacks(rank: int) -> None:
+    """Write all threads' stacks to a file on a signal, also from within a call into C."""
+    file = Path(os.environ[FOLDER], f"stack_{rank}.txt").open("w")  # noqa: SIM115
+    faulthandler.enable(file, all_threads=False)
+    # faulthandler puts this back when it ends: a late question does not kill.
+    signal.signal(ASK, signal.SIG_IGN)
+    faulthandler.register(ASK, file=file, all_threads=True)
+    Path(os.environ[FOLDER], f"ready_{rank}").touch()
+
+
+class _Recorder:
+    """Writes down the failure of this process, but not of one that it forked."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._pid = os.getpid()
+
+    def __call__(self, error: BaseException, below: TracebackType | None, how: str) -> None:
+        if os.getpid() != self._pid:
+            return
+        told = traceback.TracebackException(type(error), error, below)
+        failure = Failure(
+            rank=self._rank,
+            time_ns=time.time_ns(),
+            type=type(error).__name__,
+            message=str(told),  # of an error that cannot be printed too
+            how=how,
+            frames=tuple(
+                Frame(one.filename, one.lineno or 0, one.name, one.line or "") for one in told.stack
+            ),
+            text="".join(told.format()),
+        )
+        with suppress(OSError):  # no disk is full enough to change how a program ends
+            write_failure(failure)
+
+    def end(self, exit_code: int, **seen: Any) -> None:
+        """Note that the program is through; it may take a while to exit."""
+        if os.getpid() == self._pid:
+            with suppress(OSError):
+                now = time.time_ns()
+                write("end", self._rank, {"time_ns": now, "exit_code": exit_code, **seen})
+
+    def in_thread(self, before: Callable[..., object]) -> Callable[..., object]:
+        def hook(arguments: threading.ExceptHookArgs) -> None:
+            before(arguments)
+            name = arguments.thread.name if arguments.thread else "?"
+            write("thread", self._rank, {"name": name, "type": arguments.exc_type.__name__})
+
+        return hook
+
+
+def _below(error: BaseException) -> TracebackType | None:
+    """The traceback from the user's program on."""
+    here = error.__traceback__
+    while here is not None and here.tb_frame.f_code.co_filename == __file__:
+        here = here.tb_next
+    return here
+
+
+def _run(kind: str, name: str, arguments: list[str]) -> None:
+    """Execute a script or a module as `__main__`, as Python does, or call a function."""
+    if kind == "function":
+        _call(name)
+        return
+    main = ModuleType("__main__")
+    main.__dict__.update(__builtins__=builtins, __annotations__={}, __cached__=None)
+    if kind == "script":
+        file = str(Path.cwd() / name)  # with its `..` and links, as Python has it
+        main.__file__, main.__loader__ = file, SourceFileLoader("__main__", file)
+        code = compile(Path(name).read_bytes(), file, "exec")
+        sys.argv = [name, *arguments]
+        _first_on_path(Path(name).resolve().parent)
+    else:
+        _first_on_path(Path.cwd())
+        code, spec = _module(name)
+        main.__spec__, main.__package__, main.__file__ = spec, spec.parent, spec.origin
+        main.__loader__ = spec.loader
+        sys.argv = [spec.origin or name, *arguments]
+    sys.modules["__main__"] = main  # also for what pickles, and for processes it spawns
+    exec(code, main.__dict__)
+
+
+def _call(name: str) -> None:
+    home, _, path = name.rpartition(":")
+    if home.endswith(".py"):
+        _first_on_path(Path(home).parent)
+        # Not as __main__: what the file does there is for the process that launches.
+        found: Any = SimpleNamespace(**runpy.run_path(home, run_name="__mp_main__"))
+    else:
+        _first_on_path(Path.cwd())
+        found = importlib.import_module(home)
+    for part in path.split("."):
+        found = getattr(found, part)
+    found()
+
+
+def _seed() -> None:
+    """Seed what the program imports, before it can use it."""
+    if "PTOOLS_SEED" not in os.environ:
+        return
+    seed = int(os.environ["PTOOLS_SEED"])
+    random.seed(seed)
+    after_import("numpy", lambda numpy: numpy.random.seed(seed % 2**32))
+    after_import("torch", lambda torch: torch.manual_seed(seed))
+
+
+def _first_on_path(folder: Path) -> None:
+    if not sys.flags.safe_path:
+        sys.path.insert(0, str(folder))
+
+
+def _module(name: str) -> tuple[CodeType, ModuleSpec]:
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations is not None:
+        spec = importlib.util.find_spec(f"{name}.__main__")
+    code = spec.loader.get_code(spec.name) if spec and spec.loader else None  # type: ignore[attr-defined]
+    if spec is None or code is None:
+        raise ModuleNotFoundError(f"No module named {name}", name=name)
+    return code, spec
