@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = sys.argv[1:] if argv is None else list(argv)
     try:
         code = _run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before we started
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         console.abandon_stdout()
@@ -50,6 +51,12 @@ def _run(args: list[str]) -> int:
         from ptools.cli.ckpt_pages import show_info
 
         return show_info(args[2:], json=False)
+    if args[:1] == ["launch"] and _nothing_is_set("launch"):
+        from ptools.cli import launch_pages
+
+        if (plain := launch_pages.plain(args[1:])) is not None:  # nor does a run
+            words, options = plain
+            return launch_pages.run(words, **options)
     import typer
 
     from ptools.cli.app import group
@@ -63,9 +70,14 @@ def _run(args: list[str]) -> int:
 
 def _is_plain_info(args: list[str]) -> bool:
     """Whether it is `fix-ckpt info CKPT`, with no option given in any way."""
-    if len(args) != 3 or args[:2] != ["fix-ckpt", "info"] or args[2].startswith("-"):
-        return False
-    if any(name.startswith("PTOOLS_FIX_CKPT") for name in os.environ):
+    named = len(args) == 3 and args[:2] == ["fix-ckpt", "info"] and not args[2].startswith("-")
+    return named and _nothing_is_set("fix-ckpt")
+
+
+def _nothing_is_set(command: str) -> bool:
+    """Whether no option can come from the environment or from pyproject.toml."""
+    prefix = f"PTOOLS_{command.upper().replace('-', '_')}_"
+    if any(name.startswith(prefix) for name in os.environ):
         return False
     project = nearest_project()
     return project is None or not _OWN_TABLE.search(project.read_bytes())

@@ -1,12 +1,12 @@
 """`ptools launch`."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from ptools.cli.launch_pages import run
 from ptools.cli.options import DryRunOption
 
 EXAMPLES = """\b
@@ -101,10 +101,6 @@ def launch(
     fails, the report names the first and its line, and the exit code is that of its script.
     Ctrl-C once ends all in order, twice at once; kill -9 of the launcher leaves no process.
     """
-    from ptools import console
-    from ptools.launcher import engine
-    from ptools.launcher.render import page
-
     words = script or []
     words = words[1:] if words[:1] == ["--"] else words
     if not words:
@@ -118,13 +114,15 @@ def launch(
         "restarts": restarts,
     }
     if dry_run:
-        command, variables = engine.dry_run(words[0], words[1:], **where)
+        from ptools import console
+        from ptools.launcher.engine import dry_run as equivalent
+
+        command, variables = equivalent(words[0], words[1:], **where)
         lines = [f"{name}={shlex.quote(value)} \\" for name, value in variables.items()]
         console.write("\n".join([*lines, command]) + "\n")
         return 0
-    result = engine.launch(
-        words[0],
-        words[1:],
+    return run(
+        words,
         **where,
         show=show,
         logs=logs,
@@ -134,10 +132,7 @@ def launch(
         inject=inject,
         seed=seed,
         debug=debug,
-        say=console.note,
     )
-    sys.stderr.write(page(result))
-    return result.exit_code
 
 
 def _preflight(gpus: str | None, procs: int | None) -> int:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ptools.errors import UsageError
 from ptools.launcher.amp import INJECT, amp_environment, check_inject
@@ -18,12 +19,14 @@ from ptools.launcher.failures import memory_kills
 from ptools.launcher.hang import HangWatch
 from ptools.launcher.job import Job, check
 from ptools.launcher.listen import listen
-from ptools.launcher.multinode import Meeting, equivalent, meet, run_nodes
 from ptools.launcher.output import Output, Show
 from ptools.launcher.report import LaunchResult, make_result
 from ptools.launcher.slurm import from_slurm, per_task_error
 from ptools.launcher.supervisor import Supervisor
 from ptools.launcher.world import World, environment
+
+if TYPE_CHECKING:
+    from ptools.launcher.multinode import Meeting
 
 GRACE = 30.0  # seconds
 
@@ -102,6 +105,8 @@ def launch(
             world = replace(world, master_port=listener.getsockname()[1])
             outcome = supervisor(world, folder, listener).run()
     else:
+        from ptools.launcher.multinode import run_nodes
+
         ended = run_nodes(meeting, world, folder, supervisor, say=tell)
         outcome, world, folder = ended.outcome, ended.world, ended.folder
     return make_result(outcome, world, folder, time.monotonic() - started, kills)
@@ -133,22 +138,27 @@ def dry_run(
         command = ["torchrun", "--standalone", "--nproc-per-node", str(world.procs)]
         command += ["-m"] * (job.kind == "module") + [job.name, *job.arguments]
         return shlex.join(command), {name: found[name] for name in names if name in found}
+    from ptools.launcher.multinode import equivalent
+
     return equivalent(job, meeting, world)
 
 
-def where_to_meet(nodes: str | None, master: str | None, restarts: int) -> Meeting | None:
+def where_to_meet(nodes: str | None, master: str | None, restarts: int) -> "Meeting | None":
     """What was asked for, else what SLURM says; None for one machine that needs no engine.
 
     Raises:
         UsageError: what was given, or what SLURM says, is incomplete or contradicts itself.
     """
     slurm = from_slurm(os.environ)
+    one = nodes == "1" or (nodes is None and slurm is None)
+    if one and master is None and not restarts:
+        return None
+    from ptools.launcher.multinode import meet
+
     if slurm is not None and nodes is None and master is None:
         if slurm.launched_per_task:
             raise per_task_error(slurm)
         return meet(str(slurm.nodes), slurm.master, restarts, slurm.run_id, slurm.port)
-    if nodes in (None, "1") and master is None and not restarts:
-        return None
     return meet(nodes or "1", master, restarts)
 
 

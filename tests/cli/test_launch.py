@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ptools.cli import main
+from ptools.cli import launch_pages, main
 
 Write = Callable[[str, str], Path]
 Capture = pytest.CaptureFixture[str]
@@ -96,3 +96,40 @@ def test_the_launcher_imports_no_torch(write: Write, folder: Path) -> None:
     call = [sys.executable, "-c", code, *CPU, "script.py"]
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, env={**os.environ})
     assert done.stdout == "0 set()\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a.py", "-n", "9"], (["a.py", "-n", "9"], {})),
+        (["--gpus", "0,1", "-n", "2", "a.py"], (["a.py"], {"gpus": "0,1", "procs": 2})),
+        (["-m", "pkg.mod", "--x"], (["pkg.mod", "--x"], {"module": True})),
+        (["--amp", "bf16", "a.py"], None),  # Typer reads all others, and what is wrong
+        (["-n", "0", "a.py"], None),
+        (["--", "a.py"], None),
+        (["-n"], None),
+        (["-m"], None),
+        ([], None),
+    ],
+)
+def test_the_usual_options_are_read_without_typer(
+    words: list[str], expected: tuple[list[str], dict[str, object]] | None
+) -> None:
+    assert launch_pages.plain(words) == expected
+
+
+def test_a_usual_run_does_not_wait_for_typer(write: Write, folder: Path) -> None:
+    write("script.py", "")
+    code = (
+        "import sys; from ptools.cli import main; main(sys.argv[1:]); print('typer' in sys.modules)"
+    )
+
+    def run(**environment: str) -> str:
+        call = [sys.executable, "-c", code, *CPU, "script.py"]
+        done = subprocess.run(
+            call, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment}
+        )
+        return done.stdout
+
+    assert run() == "False\n"
+    assert run(PTOOLS_LAUNCH_SHOW="all") == "True\n"  # an option from the environment

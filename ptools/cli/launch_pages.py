@@ -1,0 +1,33 @@
+"""Running a script with `ptools launch`, which needs no Typer."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def run(words: Sequence[str], **options: Any) -> int:
+    """Launch a script, and say on stderr how it ended."""
+    from ptools import console
+    from ptools.launcher.engine import launch
+    from ptools.launcher.render import page
+
+    result = launch(words[0], words[1:], say=console.note, **options)
+    if sys.stderr is not None:  # closed before we started
+        sys.stderr.write(page(result))
+    return result.exit_code
+
+
+def plain(words: Sequence[str]) -> tuple[Sequence[str], dict[str, Any]] | None:
+    """The script's words and the options, if these are but --gpus, -n and -m; else None."""
+    options: dict[str, Any] = {}
+    while words and words[0].startswith("-"):
+        match words:
+            case ["--gpus", value, *words]:
+                options["gpus"] = value
+            case ["-n" | "--procs", value, *words] if value.isdecimal() and int(value):
+                options["procs"] = int(value)
+            case ["-m" | "--module", *words]:
+                options["module"] = True
+            case _:
+                return None
+    return (words, options) if words else None
