@@ -1,7 +1,5 @@
 """The names of `--amp`, and the variables by which each library learns of them."""
 
-import difflib
-
 from ptools.errors import UsageError
 
 AMP = "PTOOLS_AMP"
@@ -68,6 +66,8 @@ def _meaning(name: str) -> tuple[str, str | None]:
         meant, why = _LEVELS[name]
         return meant, f"apex's level {name} is --amp {meant}: {why}"
     known = [*_SPELLINGS, *_LEVELS]
+    import difflib
+
     near = difflib.get_close_matches(_plain(name), known, n=1)
     names = f"the names are {', '.join(_SPELLINGS)}, and apex's O0 to O3"
     raise UsageError(

@@ -20,13 +20,13 @@ from ptools.launcher.hang import HangWatch
 from ptools.launcher.job import Job, check
 from ptools.launcher.listen import listen
 from ptools.launcher.output import Output, Show
-from ptools.launcher.report import LaunchResult, make_result
 from ptools.launcher.slurm import from_slurm, per_task_error
 from ptools.launcher.supervisor import Supervisor
 from ptools.launcher.world import World, environment
 
 if TYPE_CHECKING:
     from ptools.launcher.multinode import Meeting
+    from ptools.launcher.report import LaunchResult
 
 GRACE = 30.0  # seconds
 
@@ -50,7 +50,7 @@ def launch(
     seed: int | None = None,
     debug: bool = False,
     say: Callable[[str], None] | None = None,
-) -> LaunchResult:
+) -> "LaunchResult":
     """Run a script, a module or a function in several processes, on this machine or on several.
 
     Each finds its rank and the others as under torchrun. What the processes print goes to the
@@ -109,6 +109,8 @@ def launch(
 
         ended = run_nodes(meeting, world, folder, supervisor, say=tell)
         outcome, world, folder = ended.outcome, ended.world, ended.folder
+    from ptools.launcher.report import make_result  # no process has to wait for it
+
     return make_result(outcome, world, folder, time.monotonic() - started, kills)
 
 

@@ -9,7 +9,6 @@ import os
 import socket
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
 LISTEN = "PTOOLS_LAUNCH_LISTEN"  # the descriptor, in rank 0
 GIVEN = "PTOOLS_LAUNCH_PORT"  # what all ranks were given
@@ -47,6 +46,8 @@ def _prepare(module: ModuleType) -> None:
 
     @functools.wraps(start)
     def init_process_group(*arguments: Any, **options: Any) -> Any:
+        from urllib.parse import urlsplit
+
         # A script that sets a port of its own serves it by itself.
         method = options.get("init_method") or next(iter(arguments[1:]), None)
         own = urlsplit(method).port if method else os.environ.get("MASTER_PORT")

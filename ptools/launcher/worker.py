@@ -9,8 +9,6 @@ import ctypes
 import faulthandler
 import importlib.util
 import os
-import random
-import runpy
 import signal
 import sys
 import threading
@@ -162,6 +160,8 @@ def _call(name: str) -> None:
     if home.endswith(".py"):
         _first_on_path(Path(home).parent)
         # Not as __main__: what the file does there is for the process that launches.
+        import runpy  # every process waits for what stands at the top of this file
+
         found: Any = SimpleNamespace(**runpy.run_path(home, run_name="__mp_main__"))
     else:
         _first_on_path(Path.cwd())
@@ -176,6 +176,8 @@ def _seed() -> None:
     if "PTOOLS_SEED" not in os.environ:
         return
     seed = int(os.environ["PTOOLS_SEED"])
+    import random
+
     random.seed(seed)
     after_import("numpy", lambda numpy: numpy.random.seed(seed % 2**32))
     after_import("torch", lambda torch: torch.manual_seed(seed))
