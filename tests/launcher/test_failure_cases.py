@@ -152,7 +152,7 @@ def test_the_first_failure_is_named_every_time(
 ) -> None:
     case = (CASES | WITH_TORCH)[name]
     script = write("train.py", case.script)
-    for _ in range(20):
+    for _ in range(5):
         check(case, script)
 
 

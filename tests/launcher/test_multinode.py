@@ -163,7 +163,7 @@ def test_a_wrong_master_is_named_and_nothing_hangs(
     _, told = process.communicate(timeout=60)
     assert process.returncode == 1
     assert told.startswith("error: ") and master in told
-    assert time.monotonic() - begun < 18
+    assert time.monotonic() - begun < 45  # it may just not have been started yet: 30 s are waited
 
 
 @pytest.mark.slow
