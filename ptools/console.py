@@ -53,6 +53,11 @@ def escaped(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 image`, `1,024 images`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def show_json(command: str, payload: Mapping[str, Any]) -> None:
     """Print the one JSON object of `--json`: our version, the command, the schema, the payload."""
     document = {"ptools": __version__, "command": command, "schema": 1, **payload}

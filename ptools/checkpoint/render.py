@@ -9,7 +9,7 @@ from ptools.checkpoint.names.matching import Match
 from ptools.checkpoint.pickles.globals import is_suspicious
 from ptools.checkpoint.pickles.plain import Change
 from ptools.checkpoint.report import FixReport
-from ptools.console import escaped
+from ptools.console import counted, escaped
 from ptools.files import human_bytes
 
 _WIDTH = 11  # of the left column
@@ -42,8 +42,8 @@ def _fit(match: Match) -> str:
     if match.complete and not match.unexpected:
         return "loads strictly into the model"
     if match.complete:
-        return f"fills the model, with {_count(len(match.unexpected), 'tensor')} left over"
-    wrong = _count(len(match.missing) + len(match.mismatched), "tensor")
+        return f"fills the model, with {counted(len(match.unexpected), 'tensor')} left over"
+    wrong = counted(len(match.missing) + len(match.mismatched), "tensor")
     return f"does not load into the model: {wrong} missing or of another shape"
 
 
@@ -53,7 +53,7 @@ def _rows(report: FixReport) -> Iterator[tuple[str, str]]:
     if report.taken is not None:
         others = [name for name in report.containers if name != report.taken]
         beside = f" (there is also {', '.join(others)})" if others else ""
-        yield "weights", f"{report.taken}: {_count(report.tensors, 'tensor')}{beside}"
+        yield "weights", f"{report.taken}: {counted(report.tensors, 'tensor')}{beside}"
     yield from _titled("names", [_renaming(r.old, r.new, r.count) for r in report.renamed])
     if report.match is not None:
         yield from _titled("model", list(_match(report.match)), limit=None)
@@ -85,7 +85,7 @@ def _renaming(old: str, new: str, count: int) -> str:
 
 
 def _storages(changed: Mapping[tuple[str, str], int]) -> list[str]:
-    return [f"{old} -> {new}: {_count(n, 'storage')}" for (old, new), n in changed.items()]
+    return [f"{old} -> {new}: {counted(n, 'storage')}" for (old, new), n in changed.items()]
 
 
 def _match(match: Match) -> Iterator[str]:
@@ -108,17 +108,13 @@ def _checks(report: FixReport) -> Iterator[tuple[str, str]]:
     checked = report.checked
     if checked.sources:
         amount = human_bytes(checked.source_bytes)
-        yield "checksums", f"{_count(checked.sources, 'record')} of the source verified ({amount})"
+        yield "checksums", f"{counted(checked.sources, 'record')} of the source verified ({amount})"
     elif report.outputs == (report.source,) and not checked.output_bytes:
         yield "checksums", "not verified: the weights were not touched"
     elif report.outputs:
         yield "checksums", f"none to verify: the source ({report.format}) has none"
     if checked.output_bytes:
         yield "", f"{human_bytes(checked.output_bytes)} read back and compared"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _titled(

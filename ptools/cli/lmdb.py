@@ -1,7 +1,8 @@
 """`ptools lmdb info|verify|unpack|merge|export|view`."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -66,18 +67,23 @@ def lmdb() -> None:
     """Look into packed image sets, check, unpack, join them."""
 
 
+def _show(command: str, report: Any, page: Callable[[Any], str], json: bool) -> None:
+    from ptools import console
+
+    if json:
+        console.show_json(f"lmdb {command}", report.to_dict())
+    else:
+        console.write(page(report))
+
+
 @app.command(epilog=INFO)
 def info(path: Database, json: JsonOption = False) -> None:
     """Say what is in a set: classes, images, sizes, shards."""
-    from ptools import console
     from ptools.image_lmdb.info import describe
     from ptools.image_lmdb.render import info_page
 
     report = describe(path)
-    if json:
-        console.show_json("lmdb info", report.to_dict())
-    else:
-        console.write(info_page(report))
+    _show("info", report, info_page, json)
 
 
 @app.command(epilog=VERIFY)
@@ -92,16 +98,12 @@ def verify(
 
     Exit code 3: something is wrong, or differs from --against.
     """
-    from ptools import console
     from ptools.image_lmdb.render import verify_page
     from ptools.image_lmdb.verify import verify as check
 
     with bar() as progress:
         report = check(path, against, progress=progress)
-    if json:
-        console.show_json("lmdb verify", report.to_dict())
-    else:
-        console.write(verify_page(report))
+    _show("verify", report, verify_page, json)
     return 0 if report.ok else NOT_EQUAL
 
 
@@ -112,16 +114,12 @@ def unpack(
     json: JsonOption = False,
 ) -> None:
     """Restore the folder that a set was packed from: names and bytes."""
-    from ptools import console
     from ptools.image_lmdb.render import unpack_page
     from ptools.image_lmdb.unpack import unpack as restore
 
     with bar() as progress:
         report = restore(path, output, progress=progress)
-    if json:
-        console.show_json("lmdb unpack", report.to_dict())
-    else:
-        console.write(unpack_page(report))
+    _show("unpack", report, unpack_page, json)
 
 
 @app.command(epilog=MERGE)
@@ -137,16 +135,12 @@ def merge(
 
     The classes of the result are those of all sets, sorted; the images of each keep their order.
     """
-    from ptools import console
     from ptools.image_lmdb.merge import merge as join
     from ptools.image_lmdb.render import merge_page
 
     with bar() as progress:
         report = join(paths, output, force=force, progress=progress)
-    if json:
-        console.show_json("lmdb merge", report.to_dict())
-    else:
-        console.write(merge_page(report))
+    _show("merge", report, merge_page, json)
 
 
 @app.command(epilog=EXPORT)
@@ -160,17 +154,13 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Write a set as WebDataset tar files."""
-    from ptools import console
     from ptools.files import parse_bytes
     from ptools.image_lmdb.export import export_wds
     from ptools.image_lmdb.render import export_page
 
     with bar() as progress:
         report = export_wds(path, output, parse_bytes(shard_size), progress=progress)
-    if json:
-        console.show_json("lmdb export", report.to_dict())
-    else:
-        console.write(export_page(report))
+    _show("export", report, export_page, json)
 
 
 @app.command(epilog=VIEW)
@@ -183,12 +173,8 @@ def view(
     json: JsonOption = False,
 ) -> None:
     """Show images of each class in TensorBoard."""
-    from ptools import console
     from ptools.image_lmdb.render import view_page
     from ptools.image_lmdb.view import view as show
 
     report = show(path, tensorboard, per_class=per_class)
-    if json:
-        console.show_json("lmdb view", report.to_dict())
-    else:
-        console.write(view_page(report))
+    _show("view", report, view_page, json)

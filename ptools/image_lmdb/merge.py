@@ -23,7 +23,7 @@ from ptools.image_lmdb.metadata import (
 )
 from ptools.image_lmdb.pathset import PathSet
 from ptools.image_lmdb.progress import Listener, Meter
-from ptools.image_lmdb.store import Store, locked
+from ptools.image_lmdb.store import Store, locked, shard_name
 
 _PIECE = 16 << 20  # bytes
 
@@ -142,7 +142,7 @@ def _copy_shards(sets: Sequence[Database], store: Store, meter: Meter) -> tuple[
     ]
     entries = []
     for number, (file, entry) in enumerate(files):
-        name = "data.mdb" if len(files) == 1 else f"data-{number:05d}.mdb"
+        name = shard_name(number, len(files))
         copy = store.workspace / f".{name}.part"
         if (size := _copy(file, copy, meter)) != entry.bytes:
             message = f"{file} has {size:,} of {entry.bytes:,} bytes"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import lmdb
 
+from ptools.cores import usable_cores
 from ptools.errors import PtoolsError
 from ptools.files import free_space, human_bytes
 from ptools.image_lmdb.ahead import read_files
@@ -136,7 +137,7 @@ def _images(plan: Plan, index: int) -> Iterator[_Image]:
         for loaded in files:
             yield _processed(loaded.entry, loaded.data, loaded.problem, options)
         return
-    cores = _cores()
+    cores = usable_cores()
     waiting: deque[Future[_Image]] = deque()
     with ThreadPoolExecutor(cores) as threads:
         try:
@@ -151,12 +152,6 @@ def _images(plan: Plan, index: int) -> Iterator[_Image]:
                 yield waiting.popleft().result()
         finally:
             threads.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processed(

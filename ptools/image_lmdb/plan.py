@@ -18,6 +18,7 @@ from ptools.image_lmdb.check import Check
 from ptools.image_lmdb.recode import Recode
 from ptools.image_lmdb.scan import Entry
 from ptools.image_lmdb.sizes import SizeCount
+from ptools.image_lmdb.store import shard_name
 
 OnError = Literal["skip", "fail", "keep"]
 
@@ -92,8 +93,8 @@ class Plan:
         return sum(part.file_bytes for part in self.parts)
 
     def shard_name(self, index: int) -> str:
-        """`data.mdb` if it is the only one: any LMDB tool opens the folder."""
-        return "data.mdb" if len(self.parts) == 1 else f"data-{index:05d}.mdb"
+        """What the file of part `index` is called."""
+        return shard_name(index, len(self.parts))
 
     def entries(self, index: int) -> Iterator[Entry]:
         """The files of one shard, read from the plan as they are needed."""

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ptools.console import escaped
+from ptools.console import counted, escaped
 from ptools.files import human_bytes
 from ptools.image_lmdb.report import PackReport, Skipped
 
@@ -32,11 +32,6 @@ def page(facts: Facts, verdict: str) -> str:
 def pack_page(report: PackReport) -> str:
     """What was packed, what was left out, and how to read it."""
     return page(_pack_facts(report), _pack_verdict(report))
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """`1 image`, `1,024 images`."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def listed(title: str, files: Sequence[Skipped], more: str) -> Facts:

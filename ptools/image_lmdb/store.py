@@ -101,6 +101,11 @@ def is_final(name: str) -> bool:
     return (_FINAL.fullmatch(name) or _TEMPORARY.fullmatch(name)) is not None
 
 
+def shard_name(index: int, shards: int) -> str:
+    """`data.mdb` if it is the only one: any LMDB tool opens the folder."""
+    return "data.mdb" if shards == 1 else f"data-{index:05d}.mdb"
+
+
 def shard_of(name: str) -> str | None:
     """The shard that a file is, or that it is the report on."""
     shard = name.removesuffix(".done")

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptools.cores import threads_per_process
 from ptools.errors import UsageError
 from ptools.launcher.amp import INJECT, amp_environment, check_inject
-from ptools.launcher.cores import threads_per_process
 from ptools.launcher.devices import Devices, choose
 from ptools.launcher.failures import memory_kills
 from ptools.launcher.hang import HangWatch
@@ -102,7 +102,8 @@ def launch(
     kills = memory_kills()
     if meeting is None:
         with listen() as listener:
-            world = replace(world, master_port=listener.getsockname()[1])
+            port = listener.getsockname()[1]
+            world = replace(world, master_port=port, agent_store=True)
             outcome = supervisor(world, folder, listener).run()
     else:
         from ptools.launcher.multinode import run_nodes

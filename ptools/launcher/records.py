@@ -28,7 +28,7 @@ class Failure:
     time_ns: int
     type: str  # of the exception; "killed" or "exit" if there was none
     message: str
-    how: str  # "uncaught", "thread", "exit", "killed"
+    how: str  # "uncaught", "exit", "killed"
     frames: tuple[Frame, ...] = ()  # outermost first
     text: str = ""  # the traceback
     exit_code: int | None = None  # as a shell gives it: 128 + signal for a killed process

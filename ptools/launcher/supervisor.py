@@ -119,7 +119,6 @@ class Supervisor:
         inherited = []
         if self._listener is not None:
             variables[GIVEN] = str(self._world.master_port)
-            variables["TORCHELASTIC_USE_AGENT_STORE"] = "True"
             if local_rank == 0:
                 inherited = [self._listener.fileno()]
                 variables[LISTEN] = str(self._listener.fileno())

@@ -11,10 +11,8 @@ import importlib.util
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -40,7 +38,6 @@ def main() -> None:
     with suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     record = _Recorder(rank)
-    threading.excepthook = record.in_thread(threading.excepthook)
     from ptools.launcher import inject, listen, marks
 
     _seed()
@@ -114,14 +111,6 @@ class _Recorder:
             with suppress(OSError):
                 now = time.time_ns()
                 write("end", self._rank, {"time_ns": now, "exit_code": exit_code, **seen})
-
-    def in_thread(self, before: Callable[..., object]) -> Callable[..., object]:
-        def hook(arguments: threading.ExceptHookArgs) -> None:
-            before(arguments)
-            name = arguments.thread.name if arguments.thread else "?"
-            write("thread", self._rank, {"name": name, "type": arguments.exc_type.__name__})
-
-        return hook
 
 
 def _below(error: BaseException) -> TracebackType | None:

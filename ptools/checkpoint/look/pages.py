@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ptools.checkpoint.look.entries import shape_text
-from ptools.checkpoint.look.tree_page import clean, counted, tree_lines
+from ptools.checkpoint.look.tree_page import clean, tree_lines
+from ptools.console import counted
 from ptools.files import human_bytes
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ptools.checkpoint.look.entries import Entry, TensorFacts, shape_text
-from ptools.console import escaped
+from ptools.console import counted, escaped
 from ptools.files import human_bytes
 
 if TYPE_CHECKING:
@@ -45,11 +45,6 @@ def clean(text: str) -> str:
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 2 :]}"
     return escaped(text)
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """`1 tensor`, `1,024 tensors`."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _aligned(line: _Line, width: int, widths: Sequence[int]) -> str:

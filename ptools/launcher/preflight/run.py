@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptools.launcher.cores import threads_per_process
+from ptools.cores import threads_per_process
 from ptools.launcher.failures import cause, is_collateral, ordered
 from ptools.launcher.job import Job
 from ptools.launcher.listen import listen
@@ -49,6 +49,7 @@ def run_preflight(
             run_id=folder.name,
             threads=threads_per_process(procs),
             gpus=gpus,
+            agent_store=True,
         )
         supervisor = Supervisor(
             Job(RANKS, (str(timeout),), "module"),

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ptools.cores import threads_per_process, usable_cores
 from ptools.errors import PtoolsError
-from ptools.launcher.cores import threads_per_process, usable_cores
 from ptools.launcher.preflight.report import Row
 from ptools.launcher.route import facing
 
