@@ -1,14 +1,14 @@
 """What came of a run: the failures in order, where the others were, and the exit code."""
 
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ptools.launcher.failures import memory_kills, ordered, with_memory
 from ptools.launcher.mistakes import warnings
-from ptools.launcher.records import Failure
-from ptools.launcher.stacks import last_stack, where, with_stack
+from ptools.launcher.records import Failure, read
+from ptools.launcher.stacks import has_begun, last_stack, where, with_stack
 from ptools.launcher.supervisor import Outcome
 from ptools.launcher.world import World
 
@@ -58,9 +58,17 @@ def _failures(outcome: Outcome, folder: Path, kills_before: int | None) -> tuple
     if not any(outcome.codes.values()):
         return ()  # a program may hand to sys.excepthook what it has dealt with
     kills = memory_kills()
-    found = (with_stack(failure, folder) for failure in outcome.failures)
+    ended = {rank for rank, _ in read("end", folder)}
+    found = (_with_the_moment(with_stack(failure, folder), ended) for failure in outcome.failures)
     explained = (with_memory(failure, kills_before, kills) for failure in found)
     return tuple(ordered(one for one in explained if not _was_asked_for(one, outcome.signal)))
+
+
+def _with_the_moment(failure: Failure, ended: set[int]) -> Failure:
+    """A process that died when the program in it was through, said so."""
+    if failure.how != "killed" or failure.rank not in ended:
+        return failure
+    return replace(failure, message=f"{failure.message} as it exited: the program had ended")
 
 
 def _was_asked_for(failure: Failure, number: int | None) -> bool:
@@ -95,15 +103,20 @@ def _where(outcome: Outcome, world: World, folder: Path, failed: set[int]) -> di
     if not outcome.asked:
         return {}
     found = {}
+    ended = {rank for rank, _ in read("end", folder)}
     for local_rank, code in sorted(outcome.codes.items()):
         rank = world.rank(local_rank)
         stack = last_stack(folder / f"stack_{rank}.txt")
         if rank in failed:
             continue
-        if stack is not None and (text := where(stack)):
-            found[rank] = f"at {text}"
-        elif code == 0:
+        if code == 0:
             found[rank] = "at its end (exit code 0)"
+        elif rank in ended:
+            found[rank] = "at its end"
+        elif stack is not None and not has_begun(stack):
+            found[rank] = "not yet in the program"
+        elif stack is not None and (text := where(stack)):
+            found[rank] = f"at {text}"
         elif (folder / f"ready_{rank}").exists():
             found[rank] = "asked where it was, and did not answer"
         else:

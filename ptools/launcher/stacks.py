@@ -24,6 +24,7 @@ _PASSED_THROUGH = {
     "_wrapped_call_impl",
     "decorate_context",
 }
+_WORKER = str(Path(__file__).with_name("worker.py"))
 _LOG_TAIL = 1 << 16  # bytes
 _TERMINATED = re.compile(
     r"terminate called after throwing an instance of '(?:\w+::)*(\w+)'\s+what\(\): +(.+)"
@@ -86,6 +87,15 @@ def where(stack: Stack) -> str | None:
     called = (one.function for one in reversed(below) if one.function not in _PASSED_THROUGH)
     inside = next(called, None)
     return f"{place(frame)} in {frame.function}" + (f" (in {inside})" if inside else "")
+
+
+def has_begun(stack: Stack) -> bool:
+    """Whether it is in the program, and not only in what starts that."""
+    return any(is_users(frame) or _starts(frame) for frame in stack.frames)
+
+
+def _starts(frame: Frame) -> bool:
+    return frame.function == "_run" and frame.file == _WORKER
 
 
 def place(frame: Frame) -> str:

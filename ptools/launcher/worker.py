@@ -4,6 +4,7 @@ It makes the process end with its launcher, prepares it to tell its stack, runs 
 as Python itself would, and writes down why it failed. It imports nothing of torch.
 """
 
+import atexit
 import builtins
 import ctypes
 import faulthandler
@@ -11,6 +12,7 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from contextlib import suppress
@@ -26,6 +28,7 @@ LAUNCHER = "PTOOLS_LAUNCH_PID"
 # Not SIGUSR1 or 2: SLURM, submitit and NCCL use those.
 ASK = getattr(signal, "SIGRTMAX", signal.SIGUSR1) - 3
 _PR_SET_PDEATHSIG = 1
+_REST = 0.5  # seconds
 
 
 def main() -> None:
@@ -38,6 +41,7 @@ def main() -> None:
     with suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     record = _Recorder(rank)
+    atexit.register(_let_threads_rest, os.getpid())  # first, so that it runs last
     from ptools.launcher import inject, listen, marks
 
     _seed()
@@ -68,6 +72,33 @@ def _end_with_the_launcher() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[LAUNCHER]):  # it went before that call
         os._exit(1)
+
+
+def _let_threads_rest(pid: int) -> None:
+    """Wait until no thread of a process group is at work, while Python can still serve it.
+
+    A thread of gloo that lets go of a tensor when Python is shutting down aborts the process, after
+    a program that ended well (github.com/pytorch/pytorch/pull/179291).
+    """
+    from ptools.launcher import marks
+
+    if os.getpid() != pid or not marks.seen()["group"]:
+        return
+    until = time.monotonic() + _REST
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        if not _others_run():
+            return
+
+
+def _others_run() -> bool:
+    """Whether a thread besides this one has work, as the kernel sees it."""
+    here = threading.get_native_id()
+    for task in Path("/proc/self/task").glob("*"):
+        with suppress(OSError):  # it has just ended
+            if int(task.name) != here and (task / "stat").read_text().rpartition(") ")[2][0] == "R":
+                return True
+    return False
 
 
 def _tell_stacks(rank: int) -> None:

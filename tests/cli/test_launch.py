@@ -35,9 +35,11 @@ def test_a_failure_is_told_on_stderr_with_the_scripts_code(write: Write, folder:
         "script.py",
         "import os, sys, time\n"
         "def step():\n"
-        "    if os.environ['RANK'] == '1': sys.exit(7)\n"
+        "    while not os.path.exists('there'): pass\n"
+        "    if os.environ['RANK'] == '1': time.sleep(0.2), sys.exit(7)\n"
         "    time.sleep(60)\n"
         "print('begun', flush=True)\n"
+        "if os.environ['RANK'] == '0': open('there', 'w')\n"
         "step()\n",
     )
     done = typed(folder, *CPU, "script.py")
@@ -45,8 +47,8 @@ def test_a_failure_is_told_on_stderr_with_the_scripts_code(write: Write, folder:
     assert done.stdout == "begun\n"
     report = done.stderr.splitlines()
     assert "first failure: rank 1: sys.exit(7)" in report
-    assert "  at script.py:3 in step" in report
-    assert "rank 0 was at script.py:4 in step" in "\n".join(report)
+    assert "  at script.py:4 in step" in report
+    assert "rank 0 was at script.py:5 in step" in "\n".join(report)
     assert report[-1].startswith("rank 1 failed after ")
 
 

@@ -23,10 +23,14 @@ ALONE = """
 import os, sys, time
 def step():
 {}
+there = os.path.join(os.path.dirname(__file__), "there")
 if os.environ["RANK"] == "1":
+    while not os.path.exists(there):
+        time.sleep(0.01)
     time.sleep(0.1)
     step()
 else:
+    open(there, "w").close()
     time.sleep(60)
 """
 GROUP = """
@@ -161,6 +165,19 @@ def test_where_the_other_process_was_is_said(write: Callable[[str, str], Path]) 
     done = launched(write("train.py", case.script))
     line = case.script.splitlines().index("    time.sleep(60)") + 1
     assert f"rank 0 was at train.py:{line} in <module>" in done.stderr
+
+
+def test_a_program_that_leaves_work_to_gloo_ends_well(write: Callable[[str, str], Path]) -> None:
+    pytest.importorskip("torch")
+    script = write(
+        "train.py",
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "def step(): dist.all_reduce(torch.ones(1000), async_op=True)\n"
+        "step()\n",
+    )
+    done = launched(script)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_error_in_a_thread_ends_nothing(write: Callable[[str, str], Path]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ptools.launcher import worker
 from ptools.launcher.mistakes import warnings
 from ptools.launcher.records import Failure, Frame, write
 from ptools.launcher.render import page
@@ -107,6 +108,26 @@ def test_the_page_names_the_first_failure_then_the_rest_then_the_others(folder: 
         f"all logs: {folder}",
         "rank 1 failed after 12.3 s: exit code 1",
     ]
+
+
+def test_a_process_that_was_still_starting_is_said_to_be(folder: Path) -> None:
+    (folder / "stack_0.txt").write_text(
+        "Current thread 0x01 (most recent call first):\n"
+        '  File "<frozen importlib._bootstrap>", line 241 in _call_with_frames_removed\n'
+        f'  File "{worker.__file__}", line 50 in main\n'
+    )
+    found = result(folder, FIRST, codes={0: -15, 1: 1}, asked=True)
+    assert found.where == {0: "not yet in the program"}
+
+
+def test_a_process_that_died_after_its_program_is_said_to_have(folder: Path) -> None:
+    write("end", 0, END, folder)
+    write("end", 1, END, folder)
+    killed = Failure(0, 1, "killed", "killed by SIGABRT", "killed", exit_code=134)
+    found = result(folder, killed, codes={0: -6, 1: -15}, asked=True)
+    first, *_ = page(found).splitlines()
+    assert first == "first failure: rank 0: killed by SIGABRT as it exited: the program had ended"
+    assert found.where == {1: "at its end"}
 
 
 def test_the_page_stays_short_however_many_fail_differently(folder: Path) -> None:
