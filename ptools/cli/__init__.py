@@ -3,12 +3,11 @@
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ptools import __version__, console
+from ptools import __version__
 from ptools.errors import SHOW_TRACEBACK, PtoolsError, UsageError
 from ptools.files import nearest_project
 
@@ -33,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except BrokenPipeError:
+        from ptools import console
+
         console.abandon_stdout()
         return 1
     except KeyboardInterrupt:
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: list[str]) -> int:
     if "--version" in _root_options(args):  # answered before Typer is imported
+        from ptools import console
+
         console.write(f"ptools {__version__}\n")
         return 0
     if _is_plain_info(args):  # nor does this wait for it: looking takes less than Typer's start
@@ -84,6 +87,8 @@ def _nothing_is_set(command: str) -> bool:
 
 
 def _report(error: Exception, as_json: bool) -> int:
+    from ptools import console
+
     say = console.error_json if as_json else console.error
     if isinstance(error, PtoolsError):
         say(error.message, error.hint)
@@ -91,6 +96,8 @@ def _report(error: Exception, as_json: bool) -> int:
     if isinstance(error, OSError):
         say(str(error), SHOW_TRACEBACK)
         return 1
+    import traceback
+
     traceback.print_exception(error)
     say(f"{type(error).__name__}: {error}", "this is a bug of ptools: please report it as above")
     return BUG

@@ -7,14 +7,21 @@ from typing import Any
 
 def run(words: Sequence[str], **options: Any) -> int:
     """Launch a script, and say on stderr how it ended."""
-    from ptools import console
     from ptools.launcher.engine import launch
-    from ptools.launcher.render import page
 
-    result = launch(words[0], words[1:], say=console.note, **options)
-    if sys.stderr is not None:  # closed before we started
-        sys.stderr.write(page(result))
+    result = launch(words[0], words[1:], say=_note, **options)
+    if result.exit_code or result.where or result.warnings:
+        from ptools.launcher.render import page
+
+        if sys.stderr is not None:  # closed before we started
+            sys.stderr.write(page(result))
     return result.exit_code
+
+
+def _note(text: str) -> None:
+    from ptools import console
+
+    console.note(text)
 
 
 def plain(words: Sequence[str]) -> tuple[Sequence[str], dict[str, Any]] | None:

@@ -8,7 +8,6 @@ is the Supervisor, as on one machine. https://docs.pytorch.org/docs/stable/elast
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -155,8 +154,7 @@ class _Agent(SimpleElasticAgent):
         spec = group.spec
         assert group.group_world_size is not None and group.group_rank is not None
         assert group.master_addr is not None and group.master_port is not None
-        world = replace(
-            self.world,
+        world = self.world._replace(
             nodes=group.group_world_size,
             node_rank=group.group_rank,
             master_addr=group.master_addr,

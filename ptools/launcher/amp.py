@@ -1,9 +1,7 @@
 """The names of `--amp`, and the variables by which each library learns of them."""
 
 from ptools.errors import UsageError
-
-AMP = "PTOOLS_AMP"
-INJECT = "PTOOLS_AMP_INJECT"
+from ptools.launcher.wire import AMP
 
 # Accelerate's spelling and Fabric's (Accelerator.mixed_precision, _PRECISION_INPUT_STR).
 _SPELLINGS = {

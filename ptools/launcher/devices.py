@@ -1,18 +1,16 @@
 """The GPUs of this machine, found without torch, and those that a run is to use."""
 
-import ctypes
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ptools.errors import UsageError
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
-@dataclass(frozen=True)
-class Devices:
+class Devices(NamedTuple):
     """What the processes of this machine run on."""
 
     gpus: tuple[str, ...]  # as in CUDA_VISIBLE_DEVICES; () for the CPU
@@ -35,7 +33,8 @@ def choose(text: str | None, procs: int | None) -> Devices:
     Raises:
         UsageError: there are not these GPUs, or the processes cannot share them evenly.
     """
-    here = gpus_here()
+    is_cpu = text is not None and text.strip().lower() == "cpu"
+    here = [] if is_cpu else gpus_here()  # to ask NVML takes its time
     if procs is not None and procs < 1:
         raise UsageError(f"{procs} processes cannot run", hint="-n 1 or more")
     note = None
@@ -132,6 +131,8 @@ def _visible(text: str, count: int) -> list[str]:
 
 def _count() -> int:
     """How many the driver knows: NVML if it is there, else what the kernel module lists."""
+    import ctypes
+
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL("libnvidia-ml.so.1")
         number = ctypes.c_uint()

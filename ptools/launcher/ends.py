@@ -5,26 +5,29 @@ import os
 import struct
 import termios
 from contextlib import suppress
-from dataclasses import dataclass
 
 from ptools.launcher.sink import Prefixed, Sink
 
 _AT_ONCE = 1 << 20
 
 
-@dataclass
 class End:
     """One of them, and where is shown what comes from it.
 
     Without a sink it is not shown, and without `prefixed` it is shown as it comes.
     """
 
-    fd: int
-    local_rank: int
-    sink: Sink | None
-    prefixed: Prefixed | None
-    is_terminal: bool
-    _size: bytes = b""  # of the terminal, as the kernel has it
+    def __init__(
+        self,
+        fd: int,
+        local_rank: int,
+        sink: Sink | None,
+        prefixed: Prefixed | None,
+        is_terminal: bool,
+    ) -> None:
+        self.fd, self.local_rank, self.is_terminal = fd, local_rank, is_terminal
+        self.sink, self.prefixed = sink, prefixed
+        self._size = b""  # of the terminal, as the kernel has it
 
     def read(self) -> tuple[bytes, bool]:
         """What has come, and whether more may come. A terminal gives it in small pieces."""

@@ -1,30 +1,27 @@
 """`launch`: run a script in several processes, and say truly what came of it."""
 
 import os
-import shlex
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptools.cores import threads_per_process
 from ptools.errors import UsageError
-from ptools.launcher.amp import INJECT, amp_environment, check_inject
 from ptools.launcher.devices import Devices, choose
-from ptools.launcher.failures import memory_kills
-from ptools.launcher.hang import HangWatch
 from ptools.launcher.job import Job, check
 from ptools.launcher.listen import listen
+from ptools.launcher.memory import memory_kills
 from ptools.launcher.output import Output, Show
-from ptools.launcher.slurm import from_slurm, per_task_error
 from ptools.launcher.supervisor import Supervisor
+from ptools.launcher.wire import INJECT
 from ptools.launcher.world import World, environment
 
 if TYPE_CHECKING:
+    import socket
+
     from ptools.launcher.multinode import Meeting
     from ptools.launcher.report import LaunchResult
 
@@ -94,16 +91,22 @@ def launch(
     folder = _folder(logs)
     world = _world(devices, folder.name)
 
-    def supervisor(world: World, folder: Path, listener: socket.socket | None = None) -> Supervisor:
+    def supervisor(
+        world: World, folder: Path, listener: "socket.socket | None" = None
+    ) -> Supervisor:
         output = Output(folder, world.procs, show, world.rank(0))
-        watch = HangWatch(hang, tell) if hang else None
+        watch = None
+        if hang:
+            from ptools.launcher.hang import HangWatch
+
+            watch = HangWatch(hang, tell)
         return Supervisor(job, world, folder, output, grace, variables, listener, watch)
 
     kills = memory_kills()
     if meeting is None:
         with listen() as listener:
             port = listener.getsockname()[1]
-            world = replace(world, master_port=port, agent_store=True)
+            world = world._replace(master_port=port, agent_store=True)
             outcome = supervisor(world, folder, listener).run()
     else:
         from ptools.launcher.multinode import run_nodes
@@ -131,6 +134,8 @@ def dry_run(
     Raises:
         UsageError: as `launch` does.
     """
+    import shlex
+
     job = _job(script, arguments, module)
     check(job)
     world = _world(choose(gpus, procs), "ptools")
@@ -152,7 +157,11 @@ def where_to_meet(nodes: str | None, master: str | None, restarts: int) -> "Meet
     Raises:
         UsageError: what was given, or what SLURM says, is incomplete or contradicts itself.
     """
-    slurm = from_slurm(os.environ)
+    slurm = None
+    if "SLURM_JOB_ID" in os.environ:
+        from ptools.launcher.slurm import from_slurm, per_task_error
+
+        slurm = from_slurm(os.environ)
     one = nodes == "1" or (nodes is None and slurm is None)
     if one and master is None and not restarts:
         return None
@@ -205,6 +214,8 @@ def _variables(
     if inject and amp is None:
         raise UsageError("--inject enters autocast: in which precision?", hint="add --amp bf16")
     if amp is not None:
+        from ptools.launcher.amp import amp_environment, check_inject
+
         more, note = amp_environment(amp)
         found |= more
         if note:

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ptools.launcher.amp import INJECT
 from ptools.launcher.imports import after_import
+from ptools.launcher.wire import INJECT
 
 if TYPE_CHECKING:
     from torch import nn

@@ -2,18 +2,16 @@
 
 import sys
 import warnings
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ptools.errors import UsageError
 
 Kind = Literal["script", "module", "function"]
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A script, a module or a function, and its arguments."""
 
     name: str  # a path, a module, or "path or module:function"

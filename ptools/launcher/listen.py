@@ -6,18 +6,23 @@ keeps listening, hands its socket to rank 0, and that serves torch's store from 
 
 import functools
 import os
-import socket
 from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # that of typing takes long, and each process imports this
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
 
 LISTEN = "PTOOLS_LAUNCH_LISTEN"  # the descriptor, in rank 0
 GIVEN = "PTOOLS_LAUNCH_PORT"  # what all ranks were given
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
-_kept: list[Any] = []  # a store that is collected stops to serve
+_kept: list[object] = []  # a store that is collected stops to serve
 
 
-def listen() -> socket.socket:
+def listen() -> "socket.socket":
     """A listening socket on a free port of this machine; a child may inherit it."""
+    import socket  # which the processes do not need
+
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.set_inheritable(True)
     return listener
@@ -45,7 +50,7 @@ def _prepare(module: ModuleType) -> None:
     start = module.init_process_group
 
     @functools.wraps(start)
-    def init_process_group(*arguments: Any, **options: Any) -> Any:
+    def init_process_group(*arguments: "Any", **options: "Any") -> "Any":
         from urllib.parse import urlsplit
 
         # A script that sets a port of its own serves it by itself.

@@ -5,36 +5,40 @@ has imported them; nothing is imported here. They stay what they were for `isins
 signatures and TorchScript, and add no line to a traceback.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from types import FunctionType, ModuleType
-from typing import Any
 from weakref import WeakKeyDictionary
 
-from ptools.launcher.amp import AMP
 from ptools.launcher.imports import after_import
+from ptools.launcher.wire import AMP
+
+TYPE_CHECKING = False  # that of typing takes long, and each process imports this
+if TYPE_CHECKING:
+    from typing import Any
 
 
-@dataclass
 class _Sampler:
     """What was done with one DistributedSampler."""
 
-    shuffle: bool
-    iterations: int = 0
-    set_epoch: bool = False  # or its epoch set otherwise
+    def __init__(self, shuffle: bool) -> None:
+        self.shuffle = shuffle
+        self.iterations = 0
+        self.set_epoch = False  # or its epoch set otherwise
 
 
-@dataclass
 class _Notes:
-    group: bool = False  # a process group was formed
-    autocast: bool = False
-    scaler: bool = False
-    amp: str | None = None  # what was asked of --amp
-    samplers: list[_Sampler] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.group = False  # a process group was formed
+        self.autocast = False
+        self.scaler = False
+        self.amp: str | None = None  # what was asked of --amp
+        self.samplers: list[_Sampler] = []
 
 
 _notes = _Notes()
@@ -50,7 +54,8 @@ def install() -> None:
 
 def seen() -> dict[str, Any]:
     """What was noted."""
-    return {"torch": "torch" in sys.modules, **asdict(_notes)}
+    samplers = [dict(vars(sampler)) for sampler in _notes.samplers]
+    return {"torch": "torch" in sys.modules, **vars(_notes), "samplers": samplers}
 
 
 def _telling(function: Any, note: Callable[..., None]) -> Any:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ptools.launcher.records import read
 from ptools.launcher.supervisor import Outcome
+from ptools.launcher.wire import read
 from ptools.launcher.world import World
 
 _EARLY = 5e9  # nanoseconds that others may run on without a word about it

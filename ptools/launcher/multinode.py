@@ -8,7 +8,7 @@ import re
 import shlex
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ptools.errors import UsageError
@@ -153,7 +153,7 @@ def run_nodes(
 
 def _on(world: World, meeting: Meeting) -> World:
     name = meeting.route.interface
-    return replace(world, interface=name, run_id=meeting.run_id, restarts=meeting.restarts)
+    return world._replace(interface=name, run_id=meeting.run_id, restarts=meeting.restarts)
 
 
 def _range(text: str) -> tuple[int, int]:

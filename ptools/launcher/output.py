@@ -9,8 +9,8 @@ from typing import Literal
 
 from ptools.launcher.ends import End, new_pipe, new_terminal
 from ptools.launcher.logs import Log
-from ptools.launcher.records import read
 from ptools.launcher.sink import Prefixed, Sink
+from ptools.launcher.wire import read
 
 Show = Literal["first", "all"]
 

@@ -1,13 +1,10 @@
-"""What the processes of a run leave for the launcher: small JSON files, one of a kind a rank."""
+"""The failure of one process: what it leaves for the launcher, or what is seen from there."""
 
-import json
-import os
-from collections.abc import Iterator
+import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-FOLDER = "PTOOLS_LAUNCH_FOLDER"  # names the run's folder to its processes
+from ptools.launcher.wire import read, write
 
 
 @dataclass(frozen=True)
@@ -34,20 +31,6 @@ class Failure:
     exit_code: int | None = None  # as a shell gives it: 128 + signal for a killed process
 
 
-def write(kind: str, rank: int, values: dict[str, Any], folder: Path | None = None) -> None:
-    """Write `KIND_RANK.json`, whole or not at all."""
-    folder = Path(os.environ[FOLDER]) if folder is None else folder
-    temporary = folder / f".{kind}_{rank}.{os.getpid()}"
-    temporary.write_text(json.dumps(values), encoding="utf-8")
-    temporary.replace(folder / f"{kind}_{rank}.json")
-
-
-def read(kind: str, folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """All files of a kind that are there, with their ranks."""
-    for file in sorted(folder.glob(f"{kind}_*.json")):
-        yield int(file.stem.rpartition("_")[2]), json.loads(file.read_text(encoding="utf-8"))
-
-
 def write_failure(failure: Failure, folder: Path | None = None) -> None:
     write("failure", failure.rank, asdict(failure), folder)
 
@@ -58,3 +41,11 @@ def read_failures(folder: Path) -> list[Failure]:
         Failure(**{**values, "frames": tuple(Frame(**frame) for frame in values["frames"])})
         for _, values in read("failure", folder)
     ]
+
+
+def silent(rank: int, code: int, ended_ns: int) -> Failure:
+    """A process that ended badly and wrote nothing: killed, or by os._exit."""
+    if code > 0:
+        return Failure(rank, ended_ns, "exit", f"exit code {code}", "exit", exit_code=code)
+    name = signal.Signals(-code).name
+    return Failure(rank, ended_ns, "killed", f"killed by {name}", "killed", exit_code=128 - code)

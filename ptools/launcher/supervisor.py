@@ -2,25 +2,27 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ptools.launcher.failures import is_collateral, ordered
-from ptools.launcher.hang import HangWatch
 from ptools.launcher.job import Job
 from ptools.launcher.listen import GIVEN, LISTEN
 from ptools.launcher.output import Output
-from ptools.launcher.records import FOLDER, Failure, read_failures
-from ptools.launcher.stacks import last_stack, where
 from ptools.launcher.warden import Warden
-from ptools.launcher.worker import ASK, LAUNCHER
+from ptools.launcher.wire import ASK, FOLDER, LAUNCHER
 from ptools.launcher.world import World, environment
+
+# All that concerns a failure is imported when there is one.
+if TYPE_CHECKING:
+    import socket
+
+    from ptools.launcher.hang import HangWatch
+    from ptools.launcher.records import Failure
 
 _LOOK = 0.02  # seconds between two looks at the processes
 _ANSWER = 0.1  # seconds to tell a stack: a SIGTERM would come before the question
@@ -34,15 +36,15 @@ _BOOT = (
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@dataclass
 class Outcome:
     """How the processes of this machine ended."""
 
-    codes: dict[int, int] = field(default_factory=dict)  # by local rank; negative for a signal
-    ended_ns: dict[int, int] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)  # that they reported, and that were seen
-    signal: int | None = None  # the one that this launcher was sent
-    asked: bool = False  # the processes wrote down where they were
+    def __init__(self) -> None:
+        self.codes: dict[int, int] = {}  # by local rank; negative for a signal
+        self.ended_ns: dict[int, int] = {}
+        self.failures: list[Failure] = []  # that they reported, and that were seen
+        self.signal: int | None = None  # the one that this launcher was sent
+        self.asked = False  # the processes wrote down where they were
 
 
 class Supervisor:
@@ -60,8 +62,8 @@ class Supervisor:
         output: Output,
         grace: float,
         variables: dict[str, str],
-        listener: socket.socket | None = None,  # whose port the world has, if it is on one machine
-        hang: HangWatch | None = None,
+        listener: "socket.socket | None" = None,  # has the world's port, if it is on one machine
+        hang: "HangWatch | None" = None,
     ) -> None:
         self._job, self._world, self._folder, self._output = job, world, folder, output
         self._grace, self._variables, self._listener = grace, variables, listener
@@ -106,7 +108,8 @@ class Supervisor:
     def outcome(self) -> Outcome:
         """How it ended; of use when nothing is running any more."""
         self._output.drain()
-        self._outcome.failures = self._failures()
+        if self._has_failed():
+            self._outcome.failures = self._failures()
         return self._outcome
 
     def _start(self, local_rank: int) -> None:
@@ -148,7 +151,7 @@ class Supervisor:
         if len(self._signals) > 1 or time.monotonic() > (self._stopping or float("inf")):
             self._send(signal.SIGKILL)
 
-    def _look_for_a_hang(self, watch: HangWatch) -> None:
+    def _look_for_a_hang(self, watch: "HangWatch") -> None:
         if self._output.last_ns != self._heard_ns:
             self._heard_ns = self._output.last_ns
             watch.heard()
@@ -157,6 +160,8 @@ class Supervisor:
 
     def _places(self) -> dict[int, str]:
         """Where each process that still runs says it is."""
+        from ptools.launcher.stacks import last_stack, where
+
         found = {}
         for local_rank in range(self._world.procs):
             rank = self._world.rank(local_rank)
@@ -178,6 +183,8 @@ class Supervisor:
 
     def _end_after_a_failure(self) -> None:
         self._ask_where()
+        from ptools.launcher.failures import is_collateral, ordered
+
         answered = time.monotonic() + _ANSWER
         until = time.monotonic() + _LAST_WORDS
         while self.running and time.monotonic() < until and not self._signals:
@@ -192,6 +199,8 @@ class Supervisor:
 
     def _failing(self) -> bool:
         """Whether a process that reported a failure has not ended yet, or the cause is unknown."""
+        from ptools.launcher.failures import is_collateral
+
         failures = self._failures()
         failed = {failure.rank - self._world.rank(0) for failure in failures}
         # The one that has gone may still be in the `finally` of its error.
@@ -219,26 +228,18 @@ class Supervisor:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, number)
 
-    def _failures(self) -> list[Failure]:
+    def _failures(self) -> "list[Failure]":
         """What the processes reported, and those that ended badly without a word."""
+        from dataclasses import replace
+
+        from ptools.launcher.records import read_failures, silent
+
         found = {failure.rank: failure for failure in read_failures(self._folder)}
         for local_rank, code in self._outcome.codes.items():
             rank = self._world.rank(local_rank)
             shell_code = code if code >= 0 else 128 - code
             if rank in found:
-                found[rank] = _with_code(found[rank], shell_code)
+                found[rank] = replace(found[rank], exit_code=shell_code)
             elif code and self._outcome.ended_ns[local_rank] < self._stopped_ns:
-                found[rank] = _silent(rank, code, self._outcome.ended_ns[local_rank])
+                found[rank] = silent(rank, code, self._outcome.ended_ns[local_rank])
         return list(found.values())
-
-
-def _with_code(failure: Failure, code: int) -> Failure:
-    return replace(failure, exit_code=code)
-
-
-def _silent(rank: int, code: int, ended_ns: int) -> Failure:
-    """A process that ended badly and wrote nothing: killed, or by os._exit."""
-    if code > 0:
-        return Failure(rank, ended_ns, "exit", f"exit code {code}", "exit", exit_code=code)
-    name = signal.Signals(-code).name
-    return Failure(rank, ended_ns, "killed", f"killed by {name}", "killed", exit_code=128 - code)

@@ -8,27 +8,27 @@ import atexit
 import builtins
 import ctypes
 import faulthandler
-import importlib.util
 import os
 import signal
 import sys
-import threading
 import time
-import traceback
 from contextlib import suppress
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, SimpleNamespace, TracebackType
-from typing import Any
 
 from ptools.launcher.imports import after_import
-from ptools.launcher.records import FOLDER, Failure, Frame, write, write_failure
+from ptools.launcher.wire import ASK, FOLDER, INJECT, LAUNCHER, write
 
-LAUNCHER = "PTOOLS_LAUNCH_PID"
-# Not SIGUSR1 or 2: SLURM, submitit and NCCL use those.
-ASK = getattr(signal, "SIGRTMAX", signal.SIGUSR1) - 3
+TYPE_CHECKING = False  # that of typing takes long, and each process imports this
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from typing import Any
+
 _PR_SET_PDEATHSIG = 1
 _REST = 0.5  # seconds
+_PATH = list(sys.path)
 
 
 def main() -> None:
@@ -42,11 +42,14 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     record = _Recorder(rank)
     atexit.register(_let_threads_rest, os.getpid())  # first, so that it runs last
-    from ptools.launcher import inject, listen, marks
+    from ptools.launcher import listen, marks
 
     _seed()
     listen.install()
-    inject.install()
+    if INJECT in os.environ:
+        from ptools.launcher import inject
+
+        inject.install()
     marks.install()
     code = 0
     try:
@@ -63,7 +66,7 @@ def main() -> None:
         sys.excepthook(type(error), error.with_traceback(_below(error)), error.__traceback__)
         raise SystemExit(code) from None
     finally:
-        record.end(code, injected=inject.count(), **marks.seen())
+        record.end(code, **marks.seen())
 
 
 def _end_with_the_launcher() -> None:
@@ -93,7 +96,9 @@ def _let_threads_rest(pid: int) -> None:
 
 def _others_run() -> bool:
     """Whether a thread besides this one has work, as the kernel sees it."""
-    here = threading.get_native_id()
+    from threading import get_native_id
+
+    here = get_native_id()
     for task in Path("/proc/self/task").glob("*"):
         with suppress(OSError):  # it has just ended
             if int(task.name) != here and (task / "stat").read_text().rpartition(") ")[2][0] == "R":
@@ -121,7 +126,17 @@ class _Recorder:
     def __call__(self, error: BaseException, below: TracebackType | None, how: str) -> None:
         if os.getpid() != self._pid:
             return
-        told = traceback.TracebackException(type(error), error, below)
+        with suppress(OSError):  # no disk is full enough to change how a program ends
+            self._write(error, below, how)
+
+    def _write(self, error: BaseException, below: TracebackType | None, how: str) -> None:
+        before, sys.path[:] = sys.path[:], _PATH  # a script may lie beside a token.py of its own
+        from traceback import TracebackException
+
+        from ptools.launcher.records import Failure, Frame, write_failure
+
+        sys.path[:] = before
+        told = TracebackException(type(error), error, below)
         failure = Failure(
             rank=self._rank,
             time_ns=time.time_ns(),
@@ -133,10 +148,9 @@ class _Recorder:
             ),
             text="".join(told.format()),
         )
-        with suppress(OSError):  # no disk is full enough to change how a program ends
-            write_failure(failure)
+        write_failure(failure)
 
-    def end(self, exit_code: int, **seen: Any) -> None:
+    def end(self, exit_code: int, **seen: object) -> None:
         """Note that the program is through; it may take a while to exit."""
         if os.getpid() == self._pid:
             with suppress(OSError):
@@ -185,7 +199,7 @@ def _call(name: str) -> None:
         found: Any = SimpleNamespace(**runpy.run_path(home, run_name="__mp_main__"))
     else:
         _first_on_path(Path.cwd())
-        found = importlib.import_module(home)
+        found = import_module(home)
     for part in path.split("."):
         found = getattr(found, part)
     found()
@@ -208,10 +222,12 @@ def _first_on_path(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _module(name: str) -> tuple[CodeType, ModuleSpec]:
-    spec = importlib.util.find_spec(name)
+def _module(name: str) -> "tuple[CodeType, ModuleSpec]":
+    from importlib.util import find_spec
+
+    spec = find_spec(name)
     if spec is not None and spec.submodule_search_locations is not None:
-        spec = importlib.util.find_spec(f"{name}.__main__")
+        spec = find_spec(f"{name}.__main__")
     code = spec.loader.get_code(spec.name) if spec and spec.loader else None  # type: ignore[attr-defined]
     if spec is None or code is None:
         raise ModuleNotFoundError(f"No module named {name}", name=name)

@@ -1,10 +1,9 @@
 """The processes of a run, and what each finds in its environment."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class World:
+class World(NamedTuple):
     """All processes of a run, seen from one of its machines."""
 
     procs: int  # on this machine

@@ -1,3 +1,4 @@
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_the_driver_is_asked_when_nvml_is_missing(
     for slot in ("0000:01:00.0", "0000:02:00.0"):
         (tmp_path / slot).mkdir()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(devices.ctypes, "CDLL", missing)
+    monkeypatch.setattr(ctypes, "CDLL", missing)
     monkeypatch.setattr(devices, "_DRIVER", tmp_path)
     assert gpus_here() == ["0", "1"]
 

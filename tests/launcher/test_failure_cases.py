@@ -132,7 +132,7 @@ def check(case: Case, script: Path) -> None:
     assert first[1] == "1", done.stderr
     assert case.says in first[2], done.stderr
     for number in marked:
-        assert f"at {script.name}:{number} in " in done.stderr, done.stderr
+        assert f"{script.name}:{number} in " in done.stderr, done.stderr
     assert done.returncode == case.code, done.stderr
 
 
@@ -178,6 +178,16 @@ def test_a_program_that_leaves_work_to_gloo_ends_well(write: Callable[[str, str]
     )
     done = launched(script)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_failure_is_told_beside_files_named_as_modules_of_python(
+    write: Callable[[str, str], Path],
+) -> None:
+    # Not in the current folder, where `python -m ptools` itself would find them.
+    for name in ("token.py", "dataclasses.py", "textwrap.py"):
+        write(f"own/{name}", "raise ImportError('not the one')")
+    case = CASES["raises"]
+    check(case, write("own/train.py", case.script))
 
 
 def test_an_error_in_a_thread_ends_nothing(write: Callable[[str, str], Path]) -> None:

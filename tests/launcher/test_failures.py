@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ptools.launcher import failures
+from ptools.launcher import failures, memory
 from ptools.launcher.records import Failure, Frame
 
 CLOSED = "[../gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:2345"
@@ -140,12 +140,12 @@ def test_a_kill_that_nobody_sent_is_said_to_be_for_memory_if_the_kernel_counted_
     before: int | None, after: int | None, said: str
 ) -> None:
     killed = Failure(0, 1, "killed", "killed by SIGKILL", "killed", exit_code=137)
-    assert said in failures.with_memory(killed, before, after).message
+    assert said in memory.with_memory(killed, before, after).message
 
 
 def test_other_deaths_have_nothing_to_do_with_memory() -> None:
     crashed = Failure(0, 1, "killed", "killed by SIGSEGV", "killed", exit_code=139)
-    assert failures.with_memory(crashed, 1, 2) is crashed
+    assert memory.with_memory(crashed, 1, 2) is crashed
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,6 @@ def test_the_kernels_count_is_read_from_either_kind_of_cgroup(
     def read_text(path: Path, *args: str) -> str:
         return lines if path == Path("/proc/self/cgroup") else read(path, *args)
 
-    monkeypatch.setattr(failures, "_CGROUPS", folder)
+    monkeypatch.setattr(memory, "_CGROUPS", folder)
     monkeypatch.setattr(Path, "read_text", read_text)
-    assert failures.memory_kills() == 7
+    assert memory.memory_kills() == 7

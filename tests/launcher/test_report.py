@@ -10,10 +10,11 @@ import pytest
 
 from ptools.launcher import worker
 from ptools.launcher.mistakes import warnings
-from ptools.launcher.records import Failure, Frame, write
+from ptools.launcher.records import Failure, Frame
 from ptools.launcher.render import page
 from ptools.launcher.report import LaunchResult, make_result
 from ptools.launcher.supervisor import Outcome
+from ptools.launcher.wire import write
 from ptools.launcher.world import World
 
 CLOSED = "[pair.cc:538] Connection closed by peer [127.0.0.1]:{}"
@@ -35,9 +36,15 @@ def world(procs: int) -> World:
     return World(procs=procs, master_port=1, run_id="x", threads=1)
 
 
+def outcome_of(**values: Any) -> Outcome:
+    outcome = Outcome()
+    vars(outcome).update(values)
+    return outcome
+
+
 def result(folder: Path, *failures: Failure, **outcome: Any) -> LaunchResult:
     codes = outcome.pop("codes", None) or {one.rank: one.exit_code or 1 for one in failures}
-    ended = Outcome(codes=codes, failures=list(failures), **outcome)
+    ended = outcome_of(codes=codes, failures=list(failures), **outcome)
     return make_result(ended, world(len(codes)), folder, 12.34, None)
 
 
@@ -47,7 +54,8 @@ def said(folder: Path, *ends: dict[str, Any], ended_s: tuple[float, ...] = (), *
         write("end", rank, {**END, **end}, folder)
     codes = more.get("codes") or dict.fromkeys(range(len(ends)), 0)
     ended_ns = {rank: int(second * 1e9) for rank, second in enumerate(ended_s)}
-    return "\n".join(warnings(folder, world(len(ends)), Outcome(codes, ended_ns)))
+    outcome = outcome_of(codes=codes, ended_ns=ended_ns)
+    return "\n".join(warnings(folder, world(len(ends)), outcome))
 
 
 def test_a_run_that_ended_well_says_nothing(folder: Path) -> None:

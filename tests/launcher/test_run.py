@@ -316,3 +316,11 @@ def test_a_launch_may_come_from_a_thread(write: Write) -> None:
     )
     done = run(str(script))
     assert (done.returncode, done.stdout) == (0, "rank 0\n"), done.stderr
+
+
+def test_a_process_finds_few_modules_imported_that_python_has_not(write: Write) -> None:
+    # Each of these takes every process longer than the launcher's own part in it.
+    slow = {"dataclasses", "inspect", "socket", "threading", "traceback", "typing"}
+    script = write("tell.py", "import sys; print(*sys.modules)")
+    alone, one = run(str(script)), launched(str(script), procs=1)
+    assert not slow & set(one.stdout.split()) - set(alone.stdout.split()), one.stderr

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ptools.launcher.records import FOLDER, write
+from ptools.launcher.wire import FOLDER, write
 
 KIND = "preflight"
 _SIZES = tuple(1 << power for power in (12, 16, 20, 24))  # bytes

@@ -14,8 +14,9 @@ from ptools.launcher.listen import listen
 from ptools.launcher.output import Output
 from ptools.launcher.preflight.report import Bandwidth, Check, PreflightReport
 from ptools.launcher.preflight.table import rows
-from ptools.launcher.records import Failure, read
+from ptools.launcher.records import Failure
 from ptools.launcher.supervisor import Outcome, Supervisor
+from ptools.launcher.wire import read
 from ptools.launcher.world import World
 
 RANKS = "ptools.launcher.preflight.ranks"
