@@ -1,8 +1,8 @@
 """A toolbox for PyTorch users: the `ptools` command, and the same tools as a library."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # that of typing takes long, and each process of a run imports this
 if TYPE_CHECKING:
     from ptools.checkpoint.engine import fix_ckpt
     from ptools.checkpoint.report import FixReport
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ptools.image_lmdb.report import PackReport
     from ptools.launcher.engine import launch
     from ptools.launcher.report import LaunchResult
+    from ptools.loader_profile.engine import profile_loader
+    from ptools.loader_profile.report import LoaderProfile
     from ptools.summary.engine import summarize
     from ptools.summary.report import Summary
 
@@ -22,12 +24,14 @@ _HOME = {
     "FixReport": "ptools.checkpoint",
     "LMDBImageFolder": "ptools.image_lmdb",
     "LaunchResult": "ptools.launcher",
+    "LoaderProfile": "ptools.loader_profile",
     "PackReport": "ptools.image_lmdb",
     "PtoolsError": "ptools.errors",
     "Summary": "ptools.summary",
     "fix_ckpt": "ptools.checkpoint",
     "launch": "ptools.launcher",
     "pack_lmdb": "ptools.image_lmdb",
+    "profile_loader": "ptools.loader_profile",
     "summarize": "ptools.summary",
 }
 
@@ -35,6 +39,7 @@ __all__ = [
     "FixReport",
     "LMDBImageFolder",
     "LaunchResult",
+    "LoaderProfile",
     "PackReport",
     "PtoolsError",
     "Summary",
@@ -42,11 +47,12 @@ __all__ = [
     "fix_ckpt",
     "launch",
     "pack_lmdb",
+    "profile_loader",
     "summarize",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -1,4 +1,4 @@
-"""Choose the model in a module when the user gave no name."""
+"""Choose the model, or the loader, in a module when the user gave no name."""
 
 import ast
 import inspect
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 _INSTANCES = ("model", "net")
 _FACTORIES = ("build_model", "create_model", "get_model", "make_model")
+_LOADER_FACTORIES = ("build_loader", "create_loader", "get_loader", "make_loader")
 
 
-def choose(module: ModuleType, where: str) -> str:
+def choose_model(module: ModuleType, where: str) -> str:
     """The name of the model in `module`, which the user calls `where`.
 
     In this order: an instance called `model` or `net`; the only instance; a factory called
@@ -24,19 +25,58 @@ def choose(module: ModuleType, where: str) -> str:
     Raises:
         UsageError: there is no such thing, or several; the candidates are listed.
     """
+    from torch import nn
+
     instances = _instances(module)
     for name in _INSTANCES:
         if name in instances:
             return name
     factories = [name for name in _FACTORIES if _is_function_of(module, name)]
-    classes = _classes(module)
+    classes = _classes(module, nn.Module)
     outermost = _outermost(module, classes)
     for names in (instances, factories, outermost):
         if len(names) == 1:
             return names[0]
         if len(names) > 1 and not (names is instances and factories):
-            _ask(module, where, names)
-    _ask(module, where, classes)
+            _ask_which(where, names, "models")
+    if classes:
+        _ask_which(where, classes, "models")
+    _ask_for_name(module, where, "builds the model", "nn.Module, nor a function such as get_model")
+
+
+def choose_loader(module: ModuleType, where: str) -> str:
+    """The name of what loads data in `module`, which the user calls `where`.
+
+    In this order: the only DataLoader; the only factory called `build_loader`, `create_loader`,
+    `get_loader` or `make_loader`; the only instance of a Dataset; the only class of one.
+
+    Raises:
+        UsageError: there is no such thing, or several; the candidates are listed.
+    """
+    from torch.utils.data import DataLoader, Dataset
+
+    factories = [name for name in _LOADER_FACTORIES if _is_function_of(module, name)]
+    for names in (
+        _named(module, DataLoader),
+        factories,
+        _named(module, Dataset),
+        _classes(module, Dataset),
+    ):
+        if len(names) == 1:
+            return names[0]
+        if names:
+            _ask_which(where, names, "loaders")
+    needed = "DataLoader, no Dataset, nor a function such as make_loader"
+    _ask_for_name(module, where, "makes the loader", needed)
+
+
+def _named(module: ModuleType, kind: type) -> list[str]:
+    """The first name of each instance."""
+    found: dict[int, str] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, kind):
+            found.setdefault(id(value), name)
+    return list(found.values())
 
 
 def _instances(module: ModuleType) -> list[str]:
@@ -61,14 +101,12 @@ def _is_function_of(module: ModuleType, name: str) -> bool:
     return inspect.isroutine(value) and value.__module__ == module.__name__
 
 
-def _classes(module: ModuleType) -> list[str]:
-    from torch import nn
-
+def _classes(module: ModuleType, kind: type) -> list[str]:
     return [
         name
         for name, value in vars(module).items()
         if inspect.isclass(value)
-        and issubclass(value, nn.Module)
+        and issubclass(value, kind)
         and value.__module__ == module.__name__
         and value.__name__ == name
     ]
@@ -104,14 +142,16 @@ def _reachable(start: str, mentions: dict[str, set[str]]) -> set[str]:
     return seen
 
 
-def _ask(module: ModuleType, where: str, names: list[str]) -> NoReturn:
-    if names:
-        raise UsageError(
-            f"{where} holds several models", hint=f"choose one:\n{_commands(where, names)}"
-        )
+def _ask_which(where: str, names: list[str], kind: str) -> NoReturn:
+    raise UsageError(
+        f"{where} holds several {kind}", hint=f"choose one:\n{_commands(where, names)}"
+    )
+
+
+def _ask_for_name(module: ModuleType, where: str, what: str, needed: str) -> NoReturn:
     named = [name for name, value in vars(module).items() if _is_own_callable(module, value)]
-    hint = f"name what builds the model:\n{_commands(where, named or ['NAME'])}"
-    raise UsageError(f"{where} defines no nn.Module, nor a function such as get_model", hint=hint)
+    hint = f"name what {what}:\n{_commands(where, named or ['NAME'])}"
+    raise UsageError(f"{where} defines no {needed}", hint=hint)
 
 
 def _commands(where: str, names: list[str]) -> str:

@@ -15,14 +15,14 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ptools import zoo
-from ptools.choice import choose
+from ptools.choice import choose_loader, choose_model
 from ptools.errors import SHOW_TRACEBACK, PtoolsError, UsageError
 from ptools.usercode import describe, load_file, load_module, quiet_stdout
 
@@ -31,6 +31,7 @@ _FILE = re.compile(r"(?P<where>.+?\.py)(:(?P<name>.*))?", re.DOTALL)
 _MODULE = re.compile(r"(?P<where>[^\W\d]\w*(\.[^\W\d]\w*)*)(:(?P<name>.*))?", re.DOTALL)
 _CALL = re.compile(r"(?P<name>[^()]+)(\((?P<arguments>.*)\))?", re.DOTALL)
 _FORMS = "write model.py:Net, package.module:Net, timm:resnet50, torchvision:vit_b_16, or a folder"
+_LOADER_FORMS = "write train.py:loader, train.py:make_loader, or package.module:make_loader"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,17 @@ def resolve(spec: str, arguments: Sequence[str] = ()) -> Target:
     library, _, name = spec.partition(":")
     if library in ("timm", "torchvision") and not _FILE.fullmatch(spec):
         return _library_target(spec, library, name, extra)
-    return _module_target(spec, extra)
+    return _module_target(spec, extra, choose_model, _FORMS)
+
+
+def resolve_loader(spec: str, arguments: Sequence[str] = ()) -> Target:
+    """Find a DataLoader, a Dataset, or a function that makes one, in a file or a module.
+
+    Raises:
+        UsageError: nothing is there, several things are, or importing it failed.
+    """
+    extra = dict(_argument(text) for text in arguments)
+    return _module_target(spec, extra, choose_loader, _LOADER_FORMS)
 
 
 def checkpoint_path(spec: str) -> Path | None:
@@ -140,11 +151,13 @@ def _library_target(spec: str, library: str, call: str, extra: dict[str, Any]) -
     return Target(spec, name, zoo.builder(library, name), inline | extra)
 
 
-def _module_target(spec: str, extra: dict[str, Any]) -> Target:
+def _module_target(
+    spec: str, extra: dict[str, Any], choose: Callable[[ModuleType, str], str], forms: str
+) -> Target:
     match = _FILE.fullmatch(spec) or _MODULE.fullmatch(spec)
     if match is None:
         beside = Path(f"{spec.partition(':')[0]}.py")
-        hint = f"did you mean {beside}?" if beside.is_file() else _FORMS
+        hint = f"did you mean {beside}?" if beside.is_file() else forms
         raise UsageError(f"{spec!r} names no file, module or library model", hint=hint)
     where, call = match["where"], match["name"]
     if call is not None:

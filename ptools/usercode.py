@@ -69,10 +69,18 @@ def quiet_stdout() -> Iterator[None]:
         yield
 
 
+def is_user_code(filename: str) -> bool:
+    """Whether a source file is the user's: not ours, not installed, not the standard library's."""
+    if filename.startswith(("<", _OURS)):
+        return False
+    installed = {"site-packages", "dist-packages"} & set(Path(filename).parts)
+    return not installed and not filename.startswith(_STDLIB)
+
+
 def user_line(error: BaseException) -> str | None:
     """Where in the user's own code the error came up: `"model.py:12"`, or None."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _is_user_code(frame.filename):
+        if is_user_code(frame.filename):
             return f"{shown_path(frame.filename)}:{frame.lineno}"
     return None
 
@@ -171,7 +179,7 @@ class Interpreter:
         sys.path[:] = self.path
         for name in sys.modules.keys() - self.modules:
             file = getattr(sys.modules[name], "__file__", None)
-            if file is not None and _is_user_code(file):
+            if file is not None and is_user_code(file):
                 del sys.modules[name]
 
 
@@ -237,10 +245,3 @@ def _module_hint(name: str) -> str:
     if "." not in name:
         return f"a file is named {file}, a library model timm:{name} or torchvision:{name}"
     return f"modules are looked for from here and on sys.path; a file is named {file}"
-
-
-def _is_user_code(filename: str) -> bool:
-    if filename.startswith(("<", _OURS)):
-        return False
-    installed = {"site-packages", "dist-packages"} & set(Path(filename).parts)
-    return not installed and not filename.startswith(_STDLIB)

@@ -90,7 +90,7 @@ def fix_ckpt(
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> int:
-    """Make any checkpoint load anywhere, under the model's own names.
+    """Make any checkpoint load under the model's own names.
 
     The file is edited, not loaded: nothing in its pickle is imported or executed, weights are
     copied as they are, and memory stays small. Removes what DataParallel, DDP, FSDP and

@@ -95,7 +95,7 @@ def launch(
     ] = False,
     dry_run: DryRunOption = False,
 ) -> int:
-    """Run a script in several processes, and explain how it ended.
+    """Run a script in several processes, and say how it ended.
 
     Each process finds the others as under torchrun. Rank 0 prints as if it ran alone; when one
     fails, the report names the first and its line, and the exit code is that of its script.

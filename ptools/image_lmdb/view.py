@@ -1,17 +1,16 @@
 """Look at a set in TensorBoard: a grid of thumbnails for each class, and a table."""
 
 import re
-import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptools.errors import PtoolsError, UsageError
-from ptools.files import atomic_write, human_bytes
+from ptools.events import event_file
+from ptools.files import human_bytes
 from ptools.image_lmdb.database import Images, open_images
 from ptools.image_lmdb.errors import DamagedDatabase
 from ptools.image_lmdb.thumbnails import LARGEST_SIDE, grid_side, make_grid, thumbnail
@@ -92,19 +91,19 @@ def view(
     if not members:
         raise PtoolsError(f"{path} holds no images", hint=f"see ptools lmdb info {path}")
     tags = _tags(images.classes[label] for label in members)
-    with _event_file(Path(log_dir)) as add:
+    with event_file(Path(log_dir)) as add:
         grids = []
         for (label, found), tag in zip(members.items(), tags, strict=True):
             files = [_file(images, found[place]) for place in _spread(len(found), per_class)]
             tiles = [None if file is None else thumbnail(file, size) for file in files]
-            add(tag, image=_picture(tiles, size))
+            add(summary=_summary(tag, image=_picture(tiles, size)))
             shown_bytes = sum(len(file) for file in files if file is not None)
             counts = len(found), len(tiles), tiles.count(None), shown_bytes
             grids.append(Grid(tag, images.classes[label], *counts))
         report = ViewReport(
             Path(path), Path(log_dir), len(images), len(images.classes), tuple(grids)
         )
-        add(_TABLE, **_text(_table(report)))
+        add(summary=_summary(_TABLE, **_text(_table(report))))
     return report
 
 
@@ -183,29 +182,8 @@ def _text(text: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _event_file(folder: Path) -> Iterator[Callable[..., None]]:
-    """A new event file in a folder, as a function that adds a `Summary.Value` to it."""
-    from tensorboard.compat.proto.event_pb2 import Event
+def _summary(tag: str, **fields: Any) -> Any:
+    """A `Summary` of one value."""
     from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            name = f"events.out.tfevents.{time.time_ns()}.ptools"
-            temporary = stack.enter_context(atomic_write(folder / name))
-            writer = RecordWriter(stack.enter_context(temporary.open("wb")))
-        except OSError as error:
-            raise UsageError(
-                f"cannot write to {folder}: {error.strerror or error}",
-                hint="name a folder that you may write to",
-            ) from error
-        now = time.time()
-        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-
-        def add(tag: str, **fields: Any) -> None:
-            summary = Summary(value=[Summary.Value(tag=tag, **fields)])
-            writer.write(Event(wall_time=now, summary=summary).SerializeToString())
-
-        yield add
+    return Summary(value=[Summary.Value(tag=tag, **fields)])

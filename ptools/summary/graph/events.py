@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ptools.errors import UsageError
-from ptools.files import atomic_write
+from ptools.events import event_file
 from ptools.inputs import Inputs
 from ptools.summary.graph.record import GraphNode, record_graph
 from ptools.summary.ladder import Subject
@@ -54,24 +53,13 @@ def _new_folder(directory: Path, name: str) -> Path:
 
 
 def _write_events(folder: Path, recorded: Iterable[GraphNode]) -> None:
-    """An event file, which must have `tfevents` in its name: the format's version, the graph.
-
-    tensorboard's EventFileWriter would import TensorFlow where that is installed.
-    """
-    from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.graph_pb2 import GraphDef
     from tensorboard.compat.proto.versions_pb2 import VersionDef
-    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    now = time.time()
     versions = VersionDef(producer=22)
     graph = GraphDef(node=[_node_def(node) for node in recorded], versions=versions)
-    path = folder / f"events.out.tfevents.{now:.0f}.ptools"
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        writer = RecordWriter(file)
-        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        event = Event(wall_time=now, graph_def=graph.SerializeToString())
-        writer.write(event.SerializeToString())
+    with event_file(folder) as add:
+        add(graph_def=graph.SerializeToString())
 
 
 def _node_def(node: GraphNode) -> Any:
