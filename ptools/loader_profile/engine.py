@@ -44,8 +44,9 @@ def profile_loader(
     """Measure a DataLoader, say what holds it back and which settings are better.
 
     The loader itself is not iterated: each run is a forked process with a loader of the same parts.
-    So nothing stays patched and no random state moves. Of another iterable the rate alone is
-    measured; a Dataset is given a DataLoader.
+    So nothing stays patched and no random state moves. Without workers torch's own operations have
+    one thread there, as they have in workers. Of another iterable the rate alone is measured; a
+    Dataset is given a DataLoader.
 
     Args:
         loader: a DataLoader, a Dataset, or any iterable that gives batches.
@@ -67,53 +68,70 @@ def profile_loader(
         print(profile.verdict, profile.best)
     """
     warnings: list[str] = []
-    if isinstance(loader, Dataset) and _inner(loader) is None:
-        loader = DataLoader(loader, batch_size=_BATCH_SIZE)
-        warnings.append(f"a dataset has no settings: taken as DataLoader(batch_size={_BATCH_SIZE})")
-    elif not isinstance(loader, DataLoader) and (inner := _inner(loader)) is not None:
-        name = type(loader).__name__
-        warnings.append(f"{name} wraps a DataLoader: what it does itself is not measured")
-        loader = inner
-    elif not isinstance(loader, Iterable) or isinstance(loader, (str, bytes)):
-        raise UsageError(
-            f"{target or 'this'} is no loader but of type {type(loader).__name__}",
-            hint="name a DataLoader, a Dataset, or a function that returns one",
-        )
+    loader = _measurable(loader, target, warnings)
     step = _step(loader, step_ms, model)
-    say = progress or (lambda _: None)
     if not isinstance(loader, DataLoader):
         return _of_iterable(loader, step, budget, target)
-    if type(loader).__iter__ is not DataLoader.__iter__:
-        name = type(loader).__name__
-        warnings.append(f"{name} iterates in its own way: measured as a DataLoader of its parts")
     if batch_sizes and batch_size_is_fixed(loader):
         raise UsageError(
             "the batch size of this loader is made by its own sampler or dataset",
             hint="leave --batch-sizes out",
         )
     evicted = _evicted(loader, warnings) if cold else []
+    say = progress or (lambda _: None)
     profiler = Profiler(loader, step=step, budget=budget, evicted=evicted, say=say)
     interrupted = False
     try:
         profiler.describe()
         profiler.measure()
-        try:
-            profiler.take_apart()
-            profiler.limit_threads()
-            profiler.search(workers, batch_sizes)
-            profiler.compare()
-            if lines:
-                profiler.name_lines()
-                if not profiler.has_lines:
-                    warnings.append("--lines: no line of your own code was seen at work")
-        except PtoolsError as error:  # what has been measured stands
-            warnings.append(f"some of it could not be measured: {error.message}")
+        _explore(profiler, workers, batch_sizes, lines)
     except KeyboardInterrupt:
         interrupted = True
         if profiler.found.current is None:
             raise
     profile = conclude(loader, profiler.found, target, interrupted)
     return replace(profile, warnings=(*warnings, *profile.warnings))
+
+
+def _explore(
+    profiler: Profiler, workers: Sequence[int] | None, batch_sizes: Sequence[int], lines: bool
+) -> None:
+    """All that comes after the rate, which stands whatever becomes of this."""
+    warnings = profiler.found.warnings
+    try:
+        profiler.take_apart()
+        profiler.limit_threads()
+        profiler.search(workers, batch_sizes)
+        profiler.compare()
+        if lines:
+            profiler.name_lines()
+            if not profiler.has_lines:
+                warnings.append("--lines: no line of your own code was seen at work")
+    except PtoolsError as error:
+        warnings.append(f"some of it could not be measured: {error.message}")
+
+
+def _measurable(loader: Any, target: str, warnings: list[str]) -> Any:
+    """The DataLoader that is meant, or another iterable."""
+    if isinstance(loader, DataLoader):
+        if type(loader).__iter__ is not DataLoader.__iter__:
+            name = type(loader).__name__
+            said = f"{name} iterates in its own way: measured as a DataLoader of its parts"
+            warnings.append(said)
+        return loader
+    if (inner := _inner(loader)) is not None:
+        name = type(loader).__name__
+        warnings.append(f"{name} wraps a DataLoader: what it does itself is not measured")
+        return inner
+    if isinstance(loader, Dataset):
+        warnings.append(f"a dataset has no settings: taken as DataLoader(batch_size={_BATCH_SIZE})")
+        return DataLoader(loader, batch_size=_BATCH_SIZE)
+    if not isinstance(loader, Iterable) or isinstance(loader, (str, bytes)):
+        raise UsageError(
+            f"{target or 'this'} is no loader but of type {type(loader).__name__}",
+            hint="name a DataLoader, a Dataset, or a function that returns one",
+        )
+    return loader
 
 
 def _inner(loader: Any) -> DataLoader[Any] | None:

@@ -153,7 +153,7 @@ class Span:
     """Something that took place, for a trace. Times are those of `time.perf_counter`."""
 
     lane: str  # "worker 0" or "main"
-    name: str  # "fetch", "collate", "send", "wait"
+    name: str  # "fetch", "collate", "wait"
     start: float
     end: float
     batch: int
