@@ -134,9 +134,13 @@ def _check_folder(
     if folder.is_symlink() or not folder.is_dir():
         raise UsageError(f"{folder} exists and was not written by ptools", _ELSEWHERE)
     files = (file for file in folder.iterdir() if file not in besides)
-    # A folder may have the name of a shard, and is none of ours.
-    names = (file.name if file.is_file() else f"{file.name}/" for file in files)
-    check_names(names, str(folder), is_ours)
+    check_names(map(_name, files), str(folder), is_ours)
+
+
+def _name(file: Path) -> str:
+    # A folder may have the name of a shard, and is none of ours. What another packer has renamed
+    # since it was listed is neither.
+    return file.name if file.is_file() or not os.path.lexists(file) else f"{file.name}/"
 
 
 def check_names(names: Iterable[str], place: str, is_ours: Callable[[str], bool]) -> None:

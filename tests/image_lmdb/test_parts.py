@@ -94,6 +94,21 @@ def test_the_same_part_twice_at_once_is_refused(images: Images, packer: Packer) 
     assert pack_lmdb(source, OUT, shard_size=1, part="1/2").complete
 
 
+def test_a_file_that_another_packer_renames_meanwhile_is_none_of_somebody_elses(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = images()
+    pack_lmdb(source, OUT, shard_size=1, part="0/2")
+    listed = Path.iterdir
+
+    def late(folder: Path) -> list[Path]:
+        gone = [folder / ".data-00001.mdb.0123abcd.part"] if folder.name == WORK.name else []
+        return [*listed(folder), *gone]
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    assert pack_lmdb(source, OUT, shard_size=1, part="1/2").complete
+
+
 def test_a_part_after_the_last_says_that_the_set_is_there(
     images: Images, contents: Contents
 ) -> None:
