@@ -99,14 +99,14 @@ def test_a_file_that_another_packer_renames_meanwhile_is_none_of_somebody_elses(
 ) -> None:
     source = images()
     pack_lmdb(source, OUT, shard_size=1, part="0/2")
-    listed = Path.iterdir
+    listed, gone = Path.iterdir, [".data-00001.mdb.0123abcd.part"]
 
     def late(folder: Path) -> list[Path]:
-        gone = [folder / ".data-00001.mdb.0123abcd.part"] if folder.name == WORK.name else []
-        return [*listed(folder), *gone]
+        return [*listed(folder), *(folder / gone.pop() for _ in gone[:])]
 
     monkeypatch.setattr(Path, "iterdir", late)
     assert pack_lmdb(source, OUT, shard_size=1, part="1/2").complete
+    assert not gone
 
 
 def test_a_part_after_the_last_says_that_the_set_is_there(
