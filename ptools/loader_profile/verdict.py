@@ -213,8 +213,8 @@ def _ms(seconds: float) -> str:
 _RULES: tuple[Callable[[Facts], Verdict | None], ...] = (
     _consumer,
     _start_up,
+    _threads,  # first: who waits for threads without a core waits for no sample and no worker
     _head_of_line,
-    _threads,  # before it: who waits for threads without a core waits for no other worker
     _serialised,
     _too_many,
     _workers_needed,
