@@ -19,7 +19,7 @@ _UNPICKLABLE = re.compile(r"can't pickle|cannot pickle|PicklingError", re.IGNORE
 _SECONDS = 20
 
 
-def explained(error: RunError, loader: DataLoader[Any], seconds: float) -> PtoolsError:
+def explained(error: RunError, loader: DataLoader[Any]) -> PtoolsError:
     """The error with the sample's index, found by a run without workers in the same order."""
     if _UNPICKLABLE.search(error.text):
         return PtoolsError(
@@ -30,7 +30,7 @@ def explained(error: RunError, loader: DataLoader[Any], seconds: float) -> Ptool
     raised = _RAISED.findall(error.text)
     message = raised[-1] if raised else error.message
     try:
-        isolated(partial(_look_for, loader), min(seconds, _SECONDS))
+        isolated(partial(_look_for, loader), _SECONDS)
     except RunError:
         pass
     except PtoolsError as found:

@@ -10,13 +10,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ptools.errors import PtoolsError
-from ptools.loader_profile.isolate import isolated
+from ptools.loader_profile.isolate import PATIENCE, isolated
 from ptools.loader_profile.rebuild import rebuilt, settings_of
 from ptools.loader_profile.report import Transfer
 from ptools.loader_profile.steady import tensors_in
 from ptools.usercode import describe
 
-_PATIENCE = 120  # seconds
 _STEPS = 5
 _WARM = 2
 
@@ -46,7 +45,7 @@ def step_seconds(model: nn.Module, loader: Any) -> float:
 def _first_batch(loader: Any) -> Any:
     if isinstance(loader, DataLoader):
         loader = rebuilt(loader, settings_of(loader).with_workers(0))
-    return isolated(lambda: next(iter(loader), None), _PATIENCE)
+    return isolated(lambda: next(iter(loader), None), PATIENCE)
 
 
 def _inputs(batch: Any, device: torch.device) -> Any:

@@ -16,7 +16,7 @@ from ptools.loader_profile.clocks import CLOCKS
 from ptools.loader_profile.cold import evict, files_of, resident
 from ptools.loader_profile.conclude import conclude
 from ptools.loader_profile.consumer import step_seconds
-from ptools.loader_profile.isolate import isolated
+from ptools.loader_profile.isolate import PATIENCE, isolated
 from ptools.loader_profile.phases import Profiler
 from ptools.loader_profile.rebuild import batch_size_is_fixed
 from ptools.loader_profile.report import LoaderProfile, Settings
@@ -24,7 +24,6 @@ from ptools.loader_profile.report import LoaderProfile, Settings
 _SAMPLED = 1000  # files, to see whether they were evicted
 _STAYED = 0.1
 _FEW = 10  # parts of a pipeline
-_PATIENCE = 120  # seconds
 _BATCH_SIZE = 32  # for a dataset that comes without a loader
 
 
@@ -167,8 +166,8 @@ def _of_iterable(loader: Any, step: float, budget: float, target: str) -> Loader
     """The rate of what is no DataLoader."""
     seconds = budget / 6
     run = partial(steady.run, loader, Settings(0), seconds)
-    current = isolated(run, _PATIENCE + 4 * seconds)
-    with_step = isolated(partial(run, step), _PATIENCE + 4 * seconds) if step else None
+    current = isolated(run, PATIENCE + 4 * seconds)
+    with_step = isolated(partial(run, step), PATIENCE + 4 * seconds) if step else None
     return LoaderProfile(
         target=target,
         cores=usable_cores(),

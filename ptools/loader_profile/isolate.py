@@ -21,6 +21,7 @@ from ptools.usercode import describe
 
 Result = TypeVar("Result")
 _PR_SET_PDEATHSIG = 1
+PATIENCE = 120  # seconds that a run may take longer than it should
 _LAST_WORDS = 2.0  # seconds to end its workers in order
 
 

@@ -14,7 +14,7 @@ from ptools.errors import PtoolsError
 from ptools.loader_profile import steady
 from ptools.loader_profile.blame import explained
 from ptools.loader_profile.cold import evict
-from ptools.loader_profile.isolate import RunError, isolated
+from ptools.loader_profile.isolate import PATIENCE, RunError, isolated
 from ptools.loader_profile.observe import How, Observation, observe
 from ptools.loader_profile.rebuild import rebuilt
 from ptools.loader_profile.report import Settings, Trial
@@ -22,7 +22,6 @@ from ptools.loader_profile.threads import limit_threads
 
 Result = TypeVar("Result")
 TURNS = 3
-_PATIENCE = 120  # seconds that a run may take longer than it should
 _SURE = 1.03  # in every turn
 
 
@@ -91,9 +90,9 @@ class Runs:
         if self._evicted:
             evict(self._evicted)
         try:
-            return isolated(function, _PATIENCE + 4 * self.seconds)
+            return isolated(function, PATIENCE + 4 * self.seconds)
         except RunError as error:
-            raise explained(error, self.loader, _PATIENCE) from error
+            raise explained(error, self.loader) from error
         finally:
             self._took = time.monotonic() - began
 
