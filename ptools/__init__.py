@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     from ptools.checkpoint.engine import fix_ckpt
     from ptools.checkpoint.report import FixReport
     from ptools.errors import PtoolsError
+    from ptools.fusion.engine import fuse
+    from ptools.fusion.report import FusionReport
+    from ptools.fusion.saved import load_fused
     from ptools.image_lmdb.dataset import LMDBImageFolder
     from ptools.image_lmdb.engine import pack_lmdb
     from ptools.image_lmdb.report import PackReport
@@ -22,6 +25,7 @@ __version__ = "0.1.0"
 # Resolved on first use (PEP 562), so that `import ptools` does not import torch.
 _HOME = {
     "FixReport": "ptools.checkpoint",
+    "FusionReport": "ptools.fusion",
     "LMDBImageFolder": "ptools.image_lmdb",
     "LaunchResult": "ptools.launcher",
     "LoaderProfile": "ptools.loader_profile",
@@ -29,7 +33,9 @@ _HOME = {
     "PtoolsError": "ptools.errors",
     "Summary": "ptools.summary",
     "fix_ckpt": "ptools.checkpoint",
+    "fuse": "ptools.fusion",
     "launch": "ptools.launcher",
+    "load_fused": "ptools.fusion",
     "pack_lmdb": "ptools.image_lmdb",
     "profile_loader": "ptools.loader_profile",
     "summarize": "ptools.summary",
@@ -37,6 +43,7 @@ _HOME = {
 
 __all__ = [
     "FixReport",
+    "FusionReport",
     "LMDBImageFolder",
     "LaunchResult",
     "LoaderProfile",
@@ -45,7 +52,9 @@ __all__ = [
     "Summary",
     "__version__",
     "fix_ckpt",
+    "fuse",
     "launch",
+    "load_fused",
     "pack_lmdb",
     "profile_loader",
     "summarize",

@@ -81,6 +81,8 @@ def _serialised(facts: Facts) -> Verdict | None:
     least = 0.5 if facts.busy else 0.2
     if rate > 0.8 * expected or facts.contention < least * cost:
         return None
+    if facts.disk_bytes >= 1 and _storage_waits(facts) >= _LARGEST * cost:
+        return None  # what they share is the disk
     return Verdict(
         "serialised",
         None,
@@ -146,7 +148,7 @@ def _workers_needed(facts: Facts) -> Verdict | None:
     if min(expected, gain) < WORTH:
         return None
     cost = sum(stage.run + stage.waiting for stage in facts.stages)
-    waits = sum(stage.waiting for stage in facts.stages if stage.kind == "storage")
+    waits = _storage_waits(facts)
     count = best.settings.num_workers
     much = f"{gain:.2f} x the rate" + (", if the machine were not busy" if facts.busy else "")
     if waits < _WAITS * cost:
@@ -159,6 +161,11 @@ def _workers_needed(facts: Facts) -> Verdict | None:
         f"num_workers={count} has more reads under way at once: {much}",
         gain,
     )
+
+
+def _storage_waits(facts: Facts) -> float:
+    """Seconds a sample."""
+    return sum(stage.waiting for stage in facts.stages if stage.kind == "storage")
 
 
 def _for_what(facts: Facts) -> str:

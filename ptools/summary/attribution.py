@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from ptools.source import Line, user_line
 from ptools.summary.report import Shape
-from ptools.summary.source import Line, user_line
 from ptools.summary.tree import Node, paths_of
 
 

@@ -12,7 +12,7 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from ptools.errors import PtoolsError, UsageError
 from ptools.files import human_bytes, shown_path
-from ptools.summary.source import user_line
+from ptools.rng import preserve_rng
+from ptools.source import user_line
 
 LARGE = 4096  # elements; the tensors that constructors read back are far smaller
 
@@ -106,24 +107,6 @@ def free_memory() -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-@contextlib.contextmanager
-def preserve_rng() -> Iterator[None]:
-    """Leave Python's, NumPy's and torch's global random states as they were."""
-    import random
-
-    state = random.getstate()
-    numpy = sys.modules.get("numpy")
-    numpy_state = numpy.random.get_state() if numpy else None
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            if numpy:
-                numpy.random.set_state(numpy_state)
 
 
 def _a_module(made: Any) -> nn.Module:

@@ -14,8 +14,10 @@ from ptools.errors import PtoolsError, UsageError
 from ptools.files import shown_path
 from ptools.guess import in_its_dtype
 from ptools.inputs import Inputs
+from ptools.replica import unwrapped
+from ptools.search import NEEDS_A_BATCH, find_run, wants
 from ptools.summary.build import build
-from ptools.summary.ladder import Run, Subject, attempt_of, has_script
+from ptools.summary.ladder import Run, Subject, attempt_of, climb, has_script
 from ptools.summary.layers import (
     dtypes_of,
     layers_of,
@@ -25,7 +27,6 @@ from ptools.summary.layers import (
     type_name,
 )
 from ptools.summary.report import Attempt, Summary
-from ptools.summary.search import NEEDS_A_BATCH, find_run, wants
 from ptools.summary.trace import Trace
 from ptools.summary.tree import nodes
 
@@ -78,7 +79,7 @@ def summarize(
         (25557032, 4089184256)
     """
     factory = None if isinstance(model, nn.Module) else model
-    built = _unwrapped(build(factory) if factory is not None else model)  # type: ignore[arg-type]
+    built = unwrapped(build(factory) if factory is not None else model)  # type: ignore[arg-type]
     backward = backward or train or fit is not None
     subject = Subject(built, factory, training=backward, dtype=dtype)
 
@@ -87,13 +88,17 @@ def summarize(
         candidate = in_its_dtype(candidate, built)
         return candidate if dtype is None else candidate.with_dtype(dtype)
 
-    chosen, run, notes = find_run(subject, inputs, namespace or {}, adapted, strict, backward)
+    def attempt(candidate: Inputs, patient: bool) -> Run:
+        return climb(subject, candidate, backward=backward, patient=patient)
+
+    found = find_run(built, inputs, namespace or {}, adapted, strict, attempt)
+    chosen, run, notes = found.inputs, found.run, found.notes
     summary = _report(type_name(built), subject, chosen, run, notes)
     if chosen is None or run is None:
         if backward or advise or tensorboard is not None:
             raise UsageError(notes[0])
         return summary
-    if summary.stopped and run.is_the_models_fault:
+    if summary.stopped and run.other_inputs_may_do:
         raise _forward_error(summary, built)
     if summary.stopped:
         return summary
@@ -157,14 +162,6 @@ def _report(
         stopped=attempt_of(run.rung, stop) if run and stop else None,
         notes=notes,
     )
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Without `torch.compile`, DataParallel and DistributedDataParallel around it."""
-    wrappers = ("OptimizedModule", "DataParallel", "DistributedDataParallel")
-    while type(model).__name__ in wrappers:
-        model = model.get_submodule("_orig_mod" if hasattr(model, "_orig_mod") else "module")
-    return model
 
 
 def _forward_error(summary: Summary, model: nn.Module) -> ForwardError:

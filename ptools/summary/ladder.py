@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ptools.inputs import Inputs, TensorSpec
+from ptools.replica import cloned, on_meta, replica, same_device
 from ptools.summary.build import build_real, free_memory
-from ptools.summary.replica import cloned, on_meta, replica, same_device
 from ptools.summary.report import Attempt, Rung
 from ptools.summary.trace import Stop, Trace, record
 from ptools.summary.tree import Node, nodes
@@ -55,11 +55,16 @@ class Run:
     attempts: tuple[Attempt, ...] = ()
 
     @property
-    def is_the_models_fault(self) -> bool:
+    def error(self) -> Exception | None:
+        """What ended the run early."""
+        return self.trace.stop.error if self.trace.stop else None
+
+    @property
+    def other_inputs_may_do(self) -> bool:
         """Whether its stop would be the same with real tensors: they were tried, or the error is
         not about tensors without data."""
         tried = any(attempt.rung == "cpu" and attempt.ran for attempt in self.attempts)
-        return self.trace.stop is not None and (tried or not is_abstract(self.trace.stop.error))
+        return self.error is not None and (tried or not is_abstract(self.error))
 
 
 def climb(subject: Subject, inputs: Inputs, *, backward: bool, patient: bool = True) -> Run:

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch._ops import HigherOrderOperator
 
+from ptools.dispatch import DispatchMode, name_of
+from ptools.rng import preserve_rng
+from ptools.source import Line, is_users
 from ptools.summary.attribution import Attribution, ModuleStack, Visit, tensors_in
-from ptools.summary.build import preserve_rng
 from ptools.summary.flops import has_formula
 from ptools.summary.infer import infer
-from ptools.summary.mode import DispatchMode, name_of
-from ptools.summary.source import Line, is_users
 from ptools.summary.tree import Node
 
 _META = torch.device("meta")

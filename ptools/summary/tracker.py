@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ptools.dispatch import DispatchMode, name_of
 from ptools.summary.attribution import Attribution, ModuleStack, tensors_in
-from ptools.summary.mode import DispatchMode, name_of
 
 _WITH_WORKSPACE = ("aten::mkldnn_rnn_layer", "aten::_cudnn_rnn")  # kept until the backward
 

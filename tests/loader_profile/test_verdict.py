@@ -141,6 +141,13 @@ def test_workers_that_wait_for_each_other_are_serialised(facts: Make) -> None:
     assert decide(facts(**waiting | {"contended": None})).kind == "balanced"
 
 
+def test_workers_that_wait_for_one_disk_are_held_up_by_the_storage(facts: Make) -> None:
+    reading = (stage("storage", waiting=0.05, gain=2.0), stage("decode", run=0.01))
+    waiting = {"contended": (4, 60.0), "contention": 0.05, "stages": reading}
+    assert decide(facts(**waiting)).kind == "serialised"
+    assert decide(facts(**waiting, disk_bytes=2e5)).kind == "storage"
+
+
 def test_rare_slow_samples_are_head_of_line(facts: Make) -> None:
     verdict = decide(facts(any_order=1.4))
     assert (verdict.kind, verdict.gain) == ("head-of-line", 1.4)

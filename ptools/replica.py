@@ -57,6 +57,14 @@ def replica(model: nn.Module, place: Place) -> nn.Module:
     return result
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Without `torch.compile`, DataParallel and DistributedDataParallel around it."""
+    wrappers = ("OptimizedModule", "DataParallel", "DistributedDataParallel")
+    while type(model).__name__ in wrappers:
+        model = model.get_submodule("_orig_mod" if hasattr(model, "_orig_mod") else "module")
+    return model
+
+
 def on_meta(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of the same shape, strides and dtype without memory, on device `meta`."""
     return torch.empty_like(tensor, device="meta")

@@ -12,7 +12,7 @@ import torch
 Line = tuple[str, int]
 
 # With a separator: torchvision's code is the user's, as far as torch is concerned.
-_OURS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}")
+_OURS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
 
 
 @cache
