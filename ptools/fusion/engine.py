@@ -89,7 +89,7 @@ def fuse(
         fused = bench.changed(changes)
         report = FusionReport(
             name=type(model).__name__,
-            model=fused,
+            model=bench.changed(changes),  # one that has not run
             example=probes[0],
             inputs=str(chosen),
             input_source=chosen.source,

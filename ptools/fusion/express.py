@@ -96,7 +96,7 @@ class Expression:
             return
         if len(parts) == 2:
             kept, other = parts if carrier in parts[0].convolutions else reversed(parts)
-            yield self._silenced(other)
+            yield from self._silenced(other)
             yield from self._replaced(kept, carrier, keeper)
             return
         yield from self._replaced(parts[0], carrier, keeper)
@@ -104,24 +104,20 @@ class Expression:
         if call is not keeper and not _only_moves(region):
             yield self._absorbed(op, call, region)
 
-    def _silenced(self, branch: Affine) -> tuple[str, tuple[str, ...]]:
-        """The outermost module that computes a branch and nothing else."""
+    def _silenced(self, branch: Affine) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The modules that make up a branch: the last gives 0, the others nothing."""
         while branch.op and branch.op.name == "aten::add" and _only_moves(branch):
             branch = branch.parts[0]  # without the `0 +` of a sum, which may stay
-        inside = set(branch.ops)
-        for call in self._calls_from_outside():
+        left, last = set(branch.ops), None
+        outermost_first = sorted(self.trace.calls, key=lambda c: (c.start, -c.end, len(c.name)))
+        for call in outermost_first:
             ops = self.trace.within(call)
-            if (
-                call.output is branch.value
-                and ops
-                and inside.issuperset(ops)
-                and len(ops) == len(inside)
-            ):
-                return call.name, ("0",)
-        raise Inexpressible("a branch of the sum is no module of its own")
-
-    def _calls_from_outside(self) -> Sequence[ModuleCall]:
-        return sorted(self.trace.calls, key=lambda call: (call.start, -call.end, len(call.name)))
+            if ops and left.issuperset(ops):
+                left.difference_update(ops)
+                last = call
+                yield call.name, ("0",) if call.output is branch.value else ()
+        if left or last is None or last.output is not branch.value:
+            raise Inexpressible("a branch of the sum is not made of modules alone")
 
     def _absorbed(
         self, op: Op, call: ModuleCall | None, region: Affine

@@ -13,12 +13,19 @@ from torch.utils._pytree import tree_map_only
 from ptools.fusion.options import Cast, Option
 from ptools.fusion.report import Difference
 from ptools.fusion.trials import Trial
+from ptools.fusion.verify import difference, worst
 from ptools.replica import cloned, replica
 
 # Largest differences as shares of the output's spread.
 _TOLERANCES = {torch.bfloat16: 0.25, torch.float16: 0.03}
 _FULL = 1e-4
 _MORE_THAN_UNFUSED = 2.0  # both are noise, and each a maximum
+_FINER = {
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+    torch.float32: torch.float64,
+}
+_TOO_FAR = {torch.bfloat16: 1.0, torch.float16: 1.0, torch.float32: 0.01}
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
@@ -33,24 +40,28 @@ def tolerance_for(dtype: torch.dtype, unfused: Difference | None = None) -> floa
     Args:
         dtype: of the weights.
         unfused: how far the model is from its reference without fusing, where that is known: a
-            deep model of 16 bits may be further off than others.
+            deep model, or one whose outputs hardly vary, is further off than others.
     """
     least = _TOLERANCES.get(dtype, _FULL)
     return least if unfused is None else max(least, _MORE_THAN_UNFUSED * unfused.relative)
 
 
-def reference_of(model: nn.Module, tries: Sequence[Trial]) -> tuple[nn.Module, list[Any]]:
-    """The model in float32 with its outputs; itself where it has no fewer bits.
+def reference_of(model: nn.Module, tries: Sequence[Trial]) -> tuple[list[Any], Difference | None]:
+    """What the model says in a finer dtype, and how far its own outputs are from that.
 
-    Also itself where its code insists on a dtype, so that the copy does not run.
+    Where its code insists on a dtype, or decides otherwise in a finer one: its own outputs, None.
     """
-    if dtype_of(model) in _TOLERANCES:
-        exact = replica(model, cloned).float()
-        try:
-            return exact, [adapted(trial, Cast(torch.float32)).run(exact) for trial in tries]
-        except Exception:
-            pass
-    return model, [trial.run(model) for trial in tries]
+    own = [trial.run(model) for trial in tries]
+    finer = _FINER.get(dtype_of(model))
+    if finer is None:
+        return own, None
+    exact = replica(model, cloned).to(finer)
+    try:
+        outputs = [adapted(trial, Cast(finer)).run(exact) for trial in tries]
+    except Exception:
+        return own, None
+    unfused = worst(difference(*pair) for pair in zip(outputs, own, strict=True))
+    return (outputs, unfused) if unfused.relative < _TOO_FAR[dtype_of(model)] else (own, None)
 
 
 def adapted(trial: Trial, *options: Option) -> Trial:

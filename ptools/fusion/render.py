@@ -108,7 +108,7 @@ def _costs(report: FusionReport) -> Table:
     _add_row(table, "parameters", *map(_count, report.parameters))
     _add_row(table, "MACs", *map(_count, report.macs))
     if report.latency is not None:
-        both = report.latency.before, report.latency.after
+        both = report.latency.before_seconds, report.latency.after_seconds
         _add_row(table, "latency", *(_seconds(median) for median, _, _ in both))
         _add_row(table, "95 % interval", *(_interval(times) for times in both))
     return table
@@ -140,7 +140,7 @@ def _proof(report: FusionReport) -> Iterator[tuple[str, str]]:
     yield "error", _error(report.difference)
     if report.unfused is not None:
         fused, plain = (_digits(each.rms) for each in (report.difference, report.unfused))
-        yield "rms error", f"{fused}, without fusing {plain}, both of the weights in float32"
+        yield "rms", f"{fused}, without fusing {plain}: both beside the same model with more bits"
 
 
 def _error(found: Difference) -> str:

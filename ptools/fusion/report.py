@@ -57,8 +57,8 @@ class Latency:
     `speedup` is before over after; its interval is the widest that those two allow.
     """
 
-    before: tuple[float, float, float]  # median, low, high
-    after: tuple[float, float, float]
+    before_seconds: tuple[float, float, float]  # median, low, high
+    after_seconds: tuple[float, float, float]
     speedup: tuple[float, float, float]
     runs: int
     threads: int

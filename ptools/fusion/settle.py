@@ -36,11 +36,9 @@ class Bench:
         self.model = model
         self.tries = tries
         self.wanted = wanted
-        copy = replica(model, cloned)
-        exact, self.expected = reference_of(copy, tries)
-        self.unfused = None if exact is copy else self.difference(copy)
-        dtype = dtype_of(model)
-        self.tolerance = tolerance_for(dtype, self.unfused) if wanted is None else wanted
+        self.expected, self.unfused = reference_of(replica(model, cloned), tries)
+        least = tolerance_for(dtype_of(model), self.unfused)
+        self.tolerance = least if wanted is None else wanted
 
     def changed(self, changes: Sequence[Change]) -> nn.Module:
         """A copy of the model with the changes made."""

@@ -76,12 +76,15 @@ class Own:
     method: str
 
     def apply(self, model: nn.Module, kernel: Kernel | None = None) -> None:
-        """Call it; a module that it returns takes the place of the old one."""
+        """Call it in float64; a module that it returns takes the place of the old one."""
         module = model.get_submodule(self.module)
+        dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
         with torch.no_grad():
-            result = getattr(module, self.method)()
-        if isinstance(result, nn.Module) and result is not module and self.module:
-            _put(model, self.module, result.train(module.training))
+            result = getattr(module.double(), self.method)()
+        result = result if isinstance(result, nn.Module) else module
+        result.to(dtype).train(module.training)
+        if result is not module and self.module:
+            _put(model, self.module, result)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain strings."""

@@ -55,7 +55,7 @@ class _Contest:
         self.tries = tries
         self.timed = timed
         self.tolerance = tolerance
-        _, self.expected = reference_of(original, tries)
+        self.expected, _ = reference_of(original, tries)
 
     def variant(self, fused: nn.Module, kept: Sequence[Option], option: Option) -> Variant:
         """The option on top of those kept."""

@@ -206,3 +206,21 @@ def test_a_branch_that_is_also_used_alone_is_folded_alone(assert_norms):
 
     report = assert_norms(Both(branch(3), branch(1)), image(), before=3, after=0)
     assert report.operations[1].convolutions == 3
+
+
+class ByHand(nn.Module):
+    """RepVGG's block with its layers as plain attributes: no branch is a module of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv3, self.bn3 = branch(3)
+        self.conv1, self.bn1 = branch(1)
+        self.bn0 = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return (self.bn3(self.conv3(x)) + self.bn1(self.conv1(x)) + self.bn0(x)).relu()
+
+
+def test_branches_need_not_be_modules_of_their_own(assert_norms):
+    report = assert_norms(nn.Sequential(ByHand(), ByHand()), image(), before=6, after=0)
+    assert [operations.convolutions for operations in report.operations] == [4, 2]

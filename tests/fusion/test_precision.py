@@ -97,22 +97,27 @@ def test_a_model_of_16_bits_keeps_a_norm_whose_fold_would_overflow() -> None:
     assert "overflow" in report.left[0].reason
 
 
-def test_a_model_of_16_bits_is_compared_with_itself_in_float32(trained: Trained) -> None:
-    model = trained(layers(0)).bfloat16()
-    trial = Trial((images(0).bfloat16(),), {}, "")
-    exact, [output] = reference_of(model, [trial])
-    assert output.dtype == torch.float32
-    assert next(model.parameters()).dtype == torch.bfloat16
+@pytest.mark.parametrize(
+    ("dtype", "finer"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float64),
+    ],
+)
+def test_a_model_is_compared_with_itself_in_more_bits(
+    trained: Trained, dtype: torch.dtype, finer: torch.dtype
+) -> None:
+    model = trained(layers(0)).to(dtype)
+    image = images(0).to(dtype)
+    [expected], unfused = reference_of(model, [Trial((image,), {}, "")])
+    assert next(model.parameters()).dtype == dtype
+    exact = copy.deepcopy(model).to(finer)
     with torch.no_grad():
-        assert torch.equal(output, exact(images(0).bfloat16().float()))
-
-
-def test_a_model_of_32_bits_is_its_own_reference(trained: Trained) -> None:
-    model = trained(layers(0))
-    exact, [output] = reference_of(model, [Trial((images(0),), {}, "")])
-    assert exact is model
-    with torch.no_grad():
-        assert torch.equal(output, model(images(0)))
+        assert torch.equal(expected, exact(image.to(finer)))
+        off = (model(image).double() - expected.double()).abs().max() / expected.double().std()
+    assert unfused is not None
+    assert unfused.relative == pytest.approx(off.item())
 
 
 class InsistsOnHalf(nn.Module):
@@ -126,8 +131,23 @@ class InsistsOnHalf(nn.Module):
 
 def test_a_model_that_insists_on_16_bits_is_its_own_reference() -> None:
     model = InsistsOnHalf().bfloat16().eval()
-    exact, _ = reference_of(model, [Trial((images(0),), {}, "")])
-    assert exact is model
+    [expected], unfused = reference_of(model, [Trial((images(0),), {}, "")])
+    assert unfused is None
+    with torch.no_grad():
+        assert torch.equal(expected, model(images(0)))
+
+
+class RoundsItsInput(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * 1e8).round() % 7
+
+
+def test_a_model_that_goes_another_way_in_more_bits_is_its_own_reference() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), RoundsItsInput()).eval()
+    [expected], unfused = reference_of(model, [Trial((images(0),), {}, "")])
+    assert unfused is None
+    with torch.no_grad():
+        assert torch.equal(expected, model(images(0)))
 
 
 def test_the_tolerance_grows_with_what_the_dtype_loses_anyway() -> None:
