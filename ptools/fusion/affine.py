@@ -43,8 +43,9 @@ class Window:
 class Affine:
     """`value` = kernel * `source` + bias, by way of `ops`.
 
-    `axis` is the dimension of the value that holds the channels. `parts` are the smaller maps
-    that it was made of, `op` the operation that made it; `convolutions` those within it.
+    `axis` and `source_axis` are the dimensions of both that hold the channels. `parts` are the
+    smaller maps that it was made of, `op` the operation that made it; `convolutions` those within
+    it.
     """
 
     source: Value
@@ -57,6 +58,7 @@ class Affine:
     parts: tuple[Affine, ...] = ()
     convolutions: tuple[Op, ...] = ()
     parameters: int = 0
+    source_axis: int = 1
 
     @property
     def ops(self) -> tuple[Op, ...]:
@@ -133,6 +135,7 @@ def composed(first: Affine, second: Affine) -> Affine | None:
         parts=(first, second),
         op=None,
         parameters=first.parameters + second.parameters,
+        source_axis=first.source_axis,
     )
 
 

@@ -155,6 +155,8 @@ def _with_options(
     report: FusionReport, options: Sequence[Option], bench: Bench, timed: bool
 ) -> FusionReport:
     """The report of the model with those options that hold."""
+    if not options:
+        return report
     least = bench.wanted or 0.0
     variants = measure_variants(bench.model, report.model, options, bench.tries, timed, least)
     held = [option for option, one in zip(options, variants, strict=True) if not one.problem]

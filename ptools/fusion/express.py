@@ -44,7 +44,7 @@ class Expression:
         carrier = max(region.convolutions, key=_taps)
         call = self._carrying_call(carrier)
         self._check_bias(call, region)
-        replaced = dict(self._replaced(region, carrier, call))
+        replaced = dict(self._replaced(region, carrier, call, frozenset(region.ops)))
         if any(f"{call.name}.".startswith(f"{name}.") for name in replaced):
             raise Inexpressible(f"{call.name} lies within what it would replace")
         for name in (call.name, *replaced):
@@ -84,25 +84,25 @@ class Expression:
         return self.names.get(id(getattr(module, parameter, None)))
 
     def _replaced(
-        self, region: Affine, carrier: Op, keeper: ModuleCall
+        self, region: Affine, carrier: Op, keeper: ModuleCall, gone: frozenset[Op]
     ) -> Iterator[tuple[str, tuple[str, ...]]]:
         """What stands in the place of each module but the one that keeps the convolution."""
         op, parts = region.op, region.parts
         if op in region.convolutions or not parts:
             return
         if op is None:  # a scale before a convolution
-            yield from self._replaced(parts[0], carrier, keeper)
-            yield from self._replaced(parts[1], carrier, keeper)
+            yield from self._replaced(parts[0], carrier, keeper, gone)
+            yield from self._replaced(parts[1], carrier, keeper, gone)
             return
         if len(parts) == 2:
             kept, other = parts if carrier in parts[0].convolutions else reversed(parts)
             yield from self._silenced(other)
-            yield from self._replaced(kept, carrier, keeper)
+            yield from self._replaced(kept, carrier, keeper, gone)
             return
-        yield from self._replaced(parts[0], carrier, keeper)
+        yield from self._replaced(parts[0], carrier, keeper, gone)
         call = self.trace.innermost(op)
         if call is not keeper and not _only_moves(region):
-            yield self._absorbed(op, call, region)
+            yield self._absorbed(op, call, gone)
 
     def _silenced(self, branch: Affine) -> Iterator[tuple[str, tuple[str, ...]]]:
         """The modules that make up a branch: the last gives 0, the others nothing."""
@@ -120,7 +120,7 @@ class Expression:
             raise Inexpressible("a branch of the sum is not made of modules alone")
 
     def _absorbed(
-        self, op: Op, call: ModuleCall | None, region: Affine
+        self, op: Op, call: ModuleCall | None, gone: frozenset[Op]
     ) -> tuple[str, tuple[str, ...]]:
         """The module that ran the operation, and those of its children that remain."""
         if call is None or not call.name:
@@ -129,7 +129,7 @@ class Expression:
         ops = self.trace.within(call)
         if any(each.name in SHAPES for each in ops):
             raise Inexpressible(f"{kind} changes the shape")
-        rest = [each for each in ops if each not in region.ops]
+        rest = [each for each in ops if each not in gone]
         children = self._children(call) if rest else []
         covered = [each for child in children for each in self.trace.within(child)]
         if set(covered) != set(rest) or not self._is_chain(ops, rest, children, call):

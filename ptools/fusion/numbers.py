@@ -54,7 +54,7 @@ class _Check:
         self._starts: dict[int, list[tuple[Fold, Affine]]] = defaultdict(list)
         self._looks: dict[int, tuple[Any, ...]] = {}
         self._computed: dict[int, torch.Tensor] = {}
-        self._kernels = {fold: regions[0].kernel() for fold, regions in proof.folds.items()}
+        self._first = {fold: regions[0] for fold, regions in proof.folds.items()}
         for fold, regions in proof.folds.items():
             for region in regions:
                 ops = [op for op in region.ops if region.source in op.inputs]
@@ -68,7 +68,8 @@ class _Check:
         for fold, region in self._starts.get(op.index, ()):
             first = next(o for o in region.ops if o.index == op.index)
             source = read[first.inputs.index(region.source)]
-            self._computed[_last(region).index] = _convolved(region, source, self._kernels[fold])
+            kernel = self._first[fold].kernel()
+            self._computed[_last(region).index] = _convolved(region, source, kernel)
         if op.index in self._computed:
             fold, region = self.waiting.pop(op.index)
             self._compare(fold, region, self._computed.pop(op.index), made[0])
@@ -96,7 +97,7 @@ def _convolved(region: Affine, source: torch.Tensor, kernel: Kernel) -> torch.Te
     window = region.window
     weight, bias = (tensor.to(source) for tensor in kernel)
     if not window.size:
-        return F.linear(source, weight, bias)
+        return F.linear(source.movedim(region.source_axis, -1), weight, bias)
     numbers: dict[str, Any] = region.convolutions[0].arguments
     more = numbers.get("output_padding", 0)
     more = [more] * len(window.size) if isinstance(more, int) else list(more)

@@ -127,9 +127,7 @@ def _base(
         return double(weight), zeros if bias is None else double(bias)
 
     count = math.prod(weight.shape)
-    return Affine(
-        source, op.output, window, channels, kernel, axis, op, (), (op,), parameters=count
-    )
+    return Affine(source, op.output, window, channels, kernel, axis, op, (), (op,), count, axis)
 
 
 def _are_parameters(weight: Value, bias: Value | None) -> bool:

@@ -109,6 +109,8 @@ class Regions:
         axis = 1 if base.window.size else len(base.source.shape) - 1
         if before is None or before.convolutions or before.axis != axis:
             return base
+        if base.window.size and before.source.shape != base.source.shape:
+            return base
         return composed(before, base) or base
 
     def _norm(self, op: Op) -> Affine | None:

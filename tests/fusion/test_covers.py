@@ -189,3 +189,41 @@ def test_weights_that_would_overflow_stay(trained):
     report = fuse(model, (image(2).half() * 1e-3,), latency=False)
     assert isinstance(report.model[1], nn.BatchNorm2d)
     assert "overflow" in report.left[0].reason
+
+
+class Frozen(nn.Module):
+    """As torchvision's and DETR's FrozenBatchNorm2d: written out, in two operations."""
+
+    def __init__(self, channels):
+        super().__init__()
+        for name, start in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            self.register_buffer(name, torch.full((channels,), float(start)))
+
+    def forward(self, x):
+        scale = (self.weight * (self.running_var + 1e-5).rsqrt()).reshape(1, -1, 1, 1)
+        shift = self.bias.reshape(1, -1, 1, 1)
+        return x * scale + (shift - self.running_mean.reshape(1, -1, 1, 1) * scale)
+
+
+def test_a_norm_that_is_written_out(assert_norms):
+    report = assert_norms(nn.Sequential(nn.Conv2d(4, 8, 3), Frozen(8)), image(2), before=0, after=0)
+    assert (report.norms, report.folded) == (1, 1)
+    assert type(report.model[1]) is nn.Identity
+
+
+class ScaleAndShift(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([1.5]))
+        self.shift = nn.Parameter(torch.tensor([-0.5]))
+
+    def forward(self, x):
+        return self.scale * x + self.shift
+
+
+def test_a_scale_before_a_view_and_a_linear_layer(assert_same):
+    model = nn.Sequential(ScaleAndShift(), nn.Flatten(), nn.Linear(4, 3)).eval()
+    x = image(2, size=1)
+    report = fuse(model, (x,), latency=False)
+    assert_same(model, report.model, x)
+    assert type(report.model[0]) is nn.Identity
