@@ -99,6 +99,8 @@ def _refuse(target: Path, force: bool) -> None:
         raise UsageError(
             f"there is no folder {target.parent}", hint=f"make it with: mkdir -p {target.parent}"
         )
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target} is not a regular file", hint="give the name of a file")
     if target.exists() and not force:
         raise UsageError(f"{target} already exists", hint="pass --force to replace it")
 

@@ -1,3 +1,4 @@
+import os
 import stat
 from pathlib import Path
 
@@ -115,3 +116,11 @@ def test_atomic_write_needs_a_folder_and_a_file_name(tmp_path: Path) -> None:
     assert "mkdir -p" in str(caught.value.hint)
     with pytest.raises(UsageError, match="is a folder"), atomic_write(tmp_path, force=True):
         pass
+
+
+def test_atomic_write_replaces_no_device_and_no_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="not a regular file"), atomic_write(pipe, force=True):
+        pass
+    assert pipe.is_fifo()

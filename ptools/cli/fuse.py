@@ -39,16 +39,23 @@ class _Outputs:
     def paths(self) -> list[Path]:
         return [path for path in (self.output, self.pt2, self.onnx) if path is not None]
 
-    def check(self, ckpt: Path | None) -> None:
+    def check(self, target: str, ckpt: Path | None) -> None:
         """Refuse before anything runs what would be refused when it is written."""
         from ptools.files import atomic_write
+        from ptools.fusion.formats import check_onnx
+        from ptools.fusion.saved import check_name
 
+        if self.onnx is not None:
+            check_onnx()
+        if self.output is not None:
+            check_name(self.output)
         if self.output is not None and (option := _OTHERS.get(self.output.suffix)):
             raise UsageError(
                 f"-o writes weights, not a {self.output.suffix} file",
                 hint=f"did you mean {option} {self.output}?",
             )
-        seen = {ckpt.resolve()} if ckpt is not None else set()
+        read = [Path(target.partition(":")[0]), *([ckpt] if ckpt is not None else [])]
+        seen = {path.resolve() for path in read}
         for path in self.paths:
             if path.resolve() in seen:
                 raise UsageError(f"{path} is named twice", hint="write to different files")
@@ -132,7 +139,10 @@ def fuse(
     ] = False,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest error allowed, as a share of the output's spread.  [1e-4]"),
+        typer.Option(
+            help="Largest error allowed, as a share of the output's spread.  "
+            "[1e-4; more for 16 bits]"
+        ),
     ] = None,
     assume_traced: Annotated[
         bool,
@@ -161,7 +171,7 @@ def fuse(
     if tolerance is not None and not (tolerance > 0 and math.isfinite(tolerance)):
         raise UsageError(f"--tolerance {tolerance:.15g} is not above 0", hint="write 1e-4")
     outputs = _Outputs(output, pt2, onnx, force)
-    outputs.check(ckpt)
+    outputs.check(target, ckpt)
     options = {
         "channels_last": channels_last,
         "inplace_relu": inplace_relu,

@@ -55,8 +55,10 @@ def _batches(loader: Any, limit: int) -> Iterator[Any]:
     elif isinstance(loader, Dataset):
         loader = DataLoader(loader, batch_size=_BATCH)
     if not isinstance(loader, Iterable):
-        kind = type(loader).__name__
-        raise UsageError(f"a {kind} gives no batches", hint="pass a DataLoader or a Dataset")
+        raise UsageError(
+            f"the data is of type {type(loader).__name__} and gives no batches",
+            hint="pass a DataLoader or a Dataset",
+        )
     try:
         yield from islice(loader, limit)
     except Exception as error:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from ptools.errors import UsageError
 from ptools.fusion import measure
+from ptools.fusion.affine import Affine, Kernel
 from ptools.fusion.data import batches_of
 from ptools.fusion.evidence import Evidence, gather
 from ptools.fusion.inplace import inplace_activations
 from ptools.fusion.int8 import measure_int8
 from ptools.fusion.observe import observe
-from ptools.fusion.options import Cast, ChannelsLast, Option
+from ptools.fusion.options import DTYPES, Cast, ChannelsLast, Option
 from ptools.fusion.precision import adapted
 from ptools.fusion.prepare import check, is_norm
 from ptools.fusion.prove import Proof
@@ -56,7 +60,8 @@ def fuse(
         model: in eval mode. It is left as it was unless `inplace`.
         inputs: tensors as the forward takes them (a tuple is positional, a dict named), or None to
             use what the model declares, else to guess; see `report.inputs`.
-        data: a DataLoader or Dataset whose first batches are compared as well.
+        data: a DataLoader or Dataset whose first batches are compared as well; without `inputs`
+            the first of them is the input.
         channels_last, inplace_relu, dtype: further changes, each measured (`report.variants`) and
             left out if its error is too large. `dtype` is bfloat16 or float16.
         int8: measure 8-bit integers too, calibrated with `data`; `report.model` stays as it is.
@@ -75,13 +80,16 @@ def fuse(
         >>> report.folded, report.difference.relative
         (53, 1.2e-06)
     """
+    _check_wishes(dtype, tolerance)
     model = unwrapped(model)
     warnings = check(model)
     with preserve_rng():
         reference = replica(model, cloned)
+        batches = [] if data is None else batches_of(data, reference)
+        if inputs is None and batches:
+            inputs = batches[0].inputs()
         chosen, notes = find_inputs(reference, inputs, namespace or {}, strict)
         probes = trials(reference, chosen)
-        batches = [] if data is None else batches_of(data, reference)
         bench = Bench(model, [*probes, *batches], tolerance)
         own = bench.sound([Change(step) for step in own_steps(model)])
         evidence, folds = _proven_folds(bench, own, [*probes, *batches[:1]], assume_traced)
@@ -115,6 +123,13 @@ def fuse(
         return _applied_to(model, report, changes) if inplace else report
 
 
+def _check_wishes(dtype: torch.dtype | None, tolerance: float | None) -> None:
+    if dtype is not None and dtype not in DTYPES.values():
+        raise UsageError(f"dtype={dtype} is not for this", hint="torch.bfloat16 or torch.float16")
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise UsageError(f"a tolerance of {tolerance} is not above 0", hint="as 1e-4")
+
+
 def _proven_folds(
     bench: Bench, own: list[Change], tries: Sequence[Trial], assume_traced: bool
 ) -> tuple[Evidence, list[Change]]:
@@ -130,12 +145,23 @@ def _proven_folds(
 
 def _sound_folds(bench: Bench, own: list[Change], proof: Proof) -> list[Change]:
     """The proven folds with which the whole model gives the same output; the others are refused."""
-    found = {fold: Change(fold, regions[0].kernel) for fold, regions in proof.folds.items()}
+    found = {fold: Change(fold, _kernel_of(regions[0])) for fold, regions in proof.folds.items()}
     kept = bench.sound(list(found.values()), own)
     for fold, change in found.items():
         if change not in kept:
             proof.refuse(fold, "the model's output changes, or its code fails")
     return kept
+
+
+def _kernel_of(region: Affine) -> Callable[[], Kernel]:
+    """Computed in float64, and kept in the model's dtype for every copy that is tried."""
+
+    @cache
+    def kernel() -> Kernel:
+        weight, bias = region.kernel()
+        return weight.to(region.value.dtype), bias.to(region.value.dtype)
+
+    return kernel
 
 
 def _costs(before: nn.Module, after: nn.Module, trial: Trial, timed: bool) -> dict[str, Any]:
@@ -157,8 +183,8 @@ def _with_options(
     """The report of the model with those options that hold."""
     if not options:
         return report
-    least = bench.wanted or 0.0
-    variants = measure_variants(bench.model, report.model, options, bench.tries, timed, least)
+    models = bench.model, report.model
+    variants = measure_variants(*models, options, bench.tries, timed, bench.wanted)
     held = [option for option, one in zip(options, variants, strict=True) if not one.problem]
     model = replica(report.model, cloned)
     for option in held:

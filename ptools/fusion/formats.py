@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import itertools
 import os
 from collections.abc import Callable
@@ -45,7 +46,9 @@ def save_pt2(
     from torch import export
 
     def save(program: ExportedProgram, file: Path) -> nn.Module:
-        export.save(program, file)
+        memory = io.BytesIO()  # torch's own writer ends the process when the disk is full
+        export.save(program, memory)
+        file.write_bytes(memory.getbuffer())
         return export.load(file).module()
 
     batch = _write(model, trial, Path(path), force, save, "torch.export")
@@ -65,11 +68,7 @@ def save_onnx(
             not say the same as the model.
         UsageError: the file exists and `force` is not given.
     """
-    missing = [name for name in ("onnx", "onnxscript") if not importlib.util.find_spec(name)]
-    if missing:
-        raise PtoolsError(
-            f"--onnx needs {' and '.join(missing)}", hint="pip install 'ptools[onnx]'"
-        )
+    check_onnx()
     if sum(tensor.nbytes for tensor in model.state_dict().values()) >= _ONNX_LIMIT:
         raise PtoolsError("an ONNX file holds at most 2 GiB of weights", hint="write --pt2 instead")
     runs = importlib.util.find_spec("onnxruntime") is not None
@@ -81,6 +80,15 @@ def save_onnx(
     batch = _write(model, trial, Path(path), force, save, "the ONNX exporter")
     checked = "agrees in onnxruntime" if runs else "not verified: onnxruntime is not installed"
     return f"{path}: {batch}, {checked}"
+
+
+def check_onnx() -> None:
+    """Raise PtoolsError if what ONNX files are written with is not installed."""
+    missing = [name for name in ("onnx", "onnxscript") if not importlib.util.find_spec(name)]
+    if missing:
+        raise PtoolsError(
+            f"--onnx needs {' and '.join(missing)}", hint="pip install 'ptools[onnx]'"
+        )
 
 
 def _write(
@@ -101,6 +109,8 @@ def _write(
                     example, others = _examples(trial, dynamic)
                     program = _program(replica(model, cloned), example, dynamic, merging)
                     error = _error(model, save(program, temporary), (example, *others))
+            except OSError:  # the disk
+                raise
             except Exception as failure:
                 problem = describe(_cause(failure))
                 continue

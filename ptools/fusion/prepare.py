@@ -15,6 +15,8 @@ from ptools.replica import unwrapped
 
 __all__ = ["check", "is_norm", "unwrapped"]
 
+_TO_EVAL = "call model.eval() first; if that was done, a train() of its own undoes it"
+
 
 def check(model: nn.Module) -> tuple[str, ...]:
     """Refuse what can't be fused; warn of what hardly was meant to be.
@@ -25,15 +27,16 @@ def check(model: nn.Module) -> tuple[str, ...]:
         UsageError: it is no module, TorchScript or compiled, in training mode, or without weights.
     """
     if not isinstance(model, nn.Module):
+        is_class = isinstance(model, type) and issubclass(model, nn.Module)
         raise UsageError(
             f"only a model can be fused, and this is of type {type(model).__name__}",
-            hint="pass an nn.Module",
+            hint=f"build it first: {model.__name__}(...)" if is_class else "pass an nn.Module",
         )
     for name, module in model.named_modules():
         _check_is_python(name or type(model).__name__, module)
     _check_weights(model)
     _check_mode(model)
-    return _never_trained(model)
+    return (*_never_trained(model), *_no_numbers(model))
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -75,10 +78,10 @@ def _check_mode(model: nn.Module) -> None:
         are = "is" if len(training) == 1 else "are"
         raise UsageError(
             f"{_part(training, norms)} batch norms {are} in training mode ({_first(training)})",
-            hint="call model.eval() first",
+            hint=_TO_EVAL,
         )
     if model.training:
-        raise UsageError("the model is in training mode", hint="call model.eval() first")
+        raise UsageError("the model is in training mode", hint=_TO_EVAL)
 
 
 def _never_trained(model: nn.Module) -> tuple[str, ...]:
@@ -91,6 +94,29 @@ def _never_trained(model: nn.Module) -> tuple[str, ...]:
         f"{_part(fresh, norms)} batch norms {were} never trained ({_first(fresh)}): "
         "are these the model's weights? --ckpt loads them",
     )
+
+
+def _no_numbers(model: nn.Module) -> tuple[str, ...]:
+    """Parameters and statistics; other buffers, such as masks, may well hold infinity."""
+    weights = dict(model.named_parameters())
+    for prefix, norm in model.named_modules():
+        if is_norm(norm):
+            weights |= dict(norm.named_buffers(prefix, recurse=False))
+    plain = {name: each for name, each in weights.items() if _is_plain(each)}
+    bad = [name for name, tensor in plain.items() if not tensor.isfinite().all()]
+    if not bad:
+        return ()
+    hold = "holds" if len(bad) == 1 else "hold"
+    return (
+        f"{_part(bad, weights)} weights {hold} NaN or infinity ({_first(bad)}): "
+        "outputs that are no numbers either prove nothing",
+    )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Neither quantized, sparse, nor of 8 bits, which can't be asked for NaN."""
+    is_dense = type(tensor.data) is torch.Tensor and tensor.layout == torch.strided
+    return is_dense and tensor.is_floating_point() and tensor.element_size() > 1
 
 
 def _is_untouched(norm: Any) -> bool:

@@ -49,6 +49,10 @@ def verdict(report: FusionReport) -> str:
         return f"NOT EQUAL: {error}, {_digits(report.tolerance)} is allowed"
     if not report.norms and not report.steps:
         return "nothing to fold: the model has no batch norms"
+    if not report.steps:
+        return (
+            f"nothing was folded: {counted(report.norms, 'batch norm')} left, for the reasons above"
+        )
     if not report.norms:
         return f"equal: {error}, no batch norms, {counted(len(report.steps), 'change')}"
     text = f"equal: {error}, {report.folded} of {counted(report.norms, 'batch norm')} folded"
@@ -59,9 +63,11 @@ def _of_options(report: FusionReport) -> str:
     """The error of the model as it is handed out, with the options that it was given."""
     made = [step.name for step in report.steps if isinstance(step, Option)]
     last = next((each for each in reversed(report.variants) if each.name in made), None)
+    failed = [each.name for each in report.variants if each.problem]
+    text = f"; without {', '.join(failed)}" if failed else ""
     if last is None or last.difference is None:
-        return ""
-    return f"; {_digits(last.difference.relative)} with {', '.join(made)}"
+        return text
+    return f"; {_digits(last.difference.relative)} with {', '.join(made)}{text}"
 
 
 def _grid(facts: Iterable[tuple[str, str]]) -> Table:
@@ -80,11 +86,16 @@ def _found(report: FusionReport) -> Iterator[tuple[str, str]]:
     yield "folded", count if report.norms else "nothing: there are no batch norms"
     for title, (reason, names) in zip(_titles("left"), grouped(report.left), strict=False):
         yield title, f"{len(names)}: {reason} ({_listed(names)})"
+    if any(each.reason.endswith(_UNSEEN) for each in report.left):
+        yield "try", "--assume-traced folds these too, if your data never takes another way"
     if report.merged:
         yield "merged", f"{counted(report.merged, 'block')} of parallel branches"
     methods = Counter(step.method for step in report.steps if isinstance(step, Own))
     for title, (method, number) in zip(_titles("own"), methods.items(), strict=False):
         yield title, f"{counted(number, 'module')} by a {method}() of their own"
+
+
+_UNSEEN = ("and did not run", "may do otherwise with others")
 
 
 def _titles(first: str) -> Iterator[str]:
@@ -140,7 +151,7 @@ def _proof(report: FusionReport) -> Iterator[tuple[str, str]]:
     yield "error", _error(report.difference)
     if report.unfused is not None:
         fused, plain = (_digits(each.rms) for each in (report.difference, report.unfused))
-        yield "rms", f"{fused}, without fusing {plain}: both beside the same model with more bits"
+        yield "rms", f"{fused}, without fusing {plain}: beside the model with twice the bits"
 
 
 def _error(found: Difference) -> str:

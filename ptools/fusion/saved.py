@@ -13,7 +13,7 @@ from torch import nn
 
 from ptools.console import counted, escaped
 from ptools.errors import PtoolsError, UsageError
-from ptools.files import atomic_write
+from ptools.files import atomic_write, free_space, human_bytes
 from ptools.fusion.affine import Kernel
 from ptools.fusion.report import FusionReport
 from ptools.fusion.steps import Fold, Step, step_of
@@ -22,6 +22,7 @@ from ptools.usercode import describe
 
 VERSION = 1
 _KEY = "ptools_fuse"
+_UNPICKLED = (pickle.PickleError, AttributeError, TypeError)
 
 
 def save_fused(report: FusionReport, path: str | Path, force: bool = False) -> Path:
@@ -31,8 +32,11 @@ def save_fused(report: FusionReport, path: str | Path, force: bool = False) -> P
 
     Raises:
         UsageError: the file exists and `force` is not given, or it cannot be placed there.
-        PtoolsError: the model's state holds objects that `weights_only=True` refuses.
+        PtoolsError: the model's state holds objects that `weights_only=True` refuses, or the disk
+            does not take the file.
     """
+    path = Path(path)
+    check_name(path)
     recipe = {
         "version": VERSION,
         "model": report.name,
@@ -40,15 +44,33 @@ def save_fused(report: FusionReport, path: str | Path, force: bool = False) -> P
     }
     content = {_KEY: recipe, "state_dict": report.model.state_dict()}
     with atomic_write(path, force) as temporary:
-        torch.save(content, temporary)
         try:
+            torch.save(content, temporary)
             torch.load(temporary, map_location="meta", weights_only=True, mmap=True)
-        except pickle.UnpicklingError as error:
+        except _UNPICKLED as error:
             raise PtoolsError(
                 f"the state_dict of {report.name} holds objects that weights_only=True refuses",
                 hint="keep what get_extra_state() returns to tensors, numbers and texts",
             ) from error
-    return Path(path)
+        except RuntimeError as error:  # all that torch's writer says of a full disk
+            raise PtoolsError(
+                f"{path} could not be written: {human_bytes(free_space(path))} are free there",
+                hint="free some space, or write to another disk with -o",
+            ) from error
+    return path
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name by which torch would take the file for another kind.
+
+    Raises:
+        UsageError: the file is called .safetensors.
+    """
+    if path.suffix == ".safetensors":
+        raise UsageError(
+            "a .safetensors file has no place for the recipe that load_fused needs",
+            hint=f"did you mean {path.with_suffix('.pt')}?",
+        )
 
 
 def load_fused(model: nn.Module, path: str | Path) -> nn.Module:
@@ -62,11 +84,16 @@ def load_fused(model: nn.Module, path: str | Path) -> nn.Module:
         The same object.
 
     Raises:
-        UsageError: the file is none of these.
+        UsageError: the file is none of these, or this is no model.
         PtoolsError: the recipe or the weights do not fit this model, which may be changed in part.
 
         >>> model = ptools.load_fused(Net(), "fused.pt")
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"weights are loaded into a model, and this is of type {type(model).__name__}",
+            hint="build it first: ptools.load_fused(Net(), 'fused.pt')",
+        )
     recipe, weights = _read(Path(path))
     model.eval()
     on_meta = any(tensor.is_meta for tensor in model.state_dict().values())

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ptools.errors import PtoolsError
 from ptools.fusion.affine import Kernel
 from ptools.fusion.precision import dtype_of, reference_of, tolerance_for
 from ptools.fusion.report import Difference
 from ptools.fusion.steps import Step
 from ptools.fusion.trials import Trial
-from ptools.fusion.verify import difference, worst
+from ptools.fusion.verify import difference, has_numbers, worst
 from ptools.replica import cloned, replica
 
 
@@ -39,6 +40,22 @@ class Bench:
         self.expected, self.unfused = reference_of(replica(model, cloned), tries)
         least = tolerance_for(dtype_of(model), self.unfused)
         self.tolerance = least if wanted is None else wanted
+        self._check_says_something()
+
+    def _check_says_something(self) -> None:
+        """What can't be compared can't be shown to be equal."""
+        if not any(map(has_numbers, self.expected)):
+            raise PtoolsError(
+                "the model's output holds no finite number, so nothing can be compared",
+                hint="are its weights finite, and are these inputs that it is meant for?",
+            )
+        copy = replica(self.model, cloned)
+        first, second = (self.tries[0].run(copy) for _ in range(2))
+        if not (apart := difference(first, second)).relative <= self.tolerance:
+            raise PtoolsError(
+                f"two runs with one input differ by {apart.relative:.1g} of the output's spread",
+                hint="a random number generator of its own, or a state? It has to be still",
+            )
 
     def changed(self, changes: Sequence[Change]) -> nn.Module:
         """A copy of the model with the changes made."""

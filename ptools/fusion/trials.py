@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from ptools.errors import PtoolsError, UsageError
 from ptools.guess import in_its_dtype
-from ptools.inputs import Inputs, TensorSpec
+from ptools.inputs import Inputs, TensorSpec, from_value
 from ptools.rng import preserve_rng
 from ptools.search import Found, find_run, wants
 from ptools.usercode import describe
@@ -26,6 +26,14 @@ class Trial:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     label: str
+
+    def inputs(self) -> Inputs:
+        """The same as inputs that were given."""
+        values = (*self.args, *self.kwargs.values())
+        args, kwargs = from_value(values, "given", self.label).args, {}
+        positional = len(self.args)
+        kwargs = dict(zip(self.kwargs, args[positional:], strict=True))
+        return Inputs(args[:positional], kwargs, "given", self.label)
 
     def run(self, model: nn.Module) -> Any:
         """What the model returns for them, without gradients and from one random state."""

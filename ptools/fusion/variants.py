@@ -25,7 +25,7 @@ def measure_variants(
     options: Sequence[Option],
     tries: Sequence[Trial],
     timed: bool,
-    tolerance: float = 0.0,
+    tolerance: float | None = None,
 ) -> tuple[Variant, ...]:
     """Speed and error of each option; one with a `problem` is not to be used.
 
@@ -33,7 +33,7 @@ def measure_variants(
     fewer bits; speed beside the original as it is.
 
     Args:
-        tolerance: the user's own, where it is larger than that of the dtype.
+        tolerance: the user's own, instead of that of the dtype.
     """
     contest = _Contest(original, tries, timed, tolerance)
     kept: list[Option] = []
@@ -49,7 +49,7 @@ class _Contest:
     """The original, which every variant is compared with."""
 
     def __init__(
-        self, original: nn.Module, tries: Sequence[Trial], timed: bool, tolerance: float
+        self, original: nn.Module, tries: Sequence[Trial], timed: bool, tolerance: float | None
     ) -> None:
         self.original = original = replica(original, cloned)
         self.tries = tries
@@ -74,7 +74,9 @@ class _Contest:
             return Variant(name, problem=f"{overflowing} is too large for {name}")
         tries = [adapted(trial, *options) for trial in self.tries]
         error = self._difference(model, tries)
-        allowed = max(self.tolerance, tolerance_for(dtype_of(model)))
+        allowed = self.tolerance
+        if allowed is None:
+            allowed = tolerance_for(dtype_of(model))
         problem = None
         if not error.relative <= allowed:
             problem = f"its error, {error.relative:.2g} of the spread, is above {allowed:.2g}"

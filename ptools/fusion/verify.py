@@ -27,6 +27,11 @@ def difference(expected: Any, got: Any) -> Difference:
     return worst(_of_tensors(a, b) for a, b in pairs)
 
 
+def has_numbers(output: Any) -> bool:
+    """Whether there is anything in it to compare."""
+    return any(tensor.isfinite().any() for tensor in _tensors(output))
+
+
 def worst(differences: Iterable[Difference]) -> Difference:
     """The largest of each measure; of the shares of rows, their mean."""
     return reduce(_worse, differences, Difference(0.0, 0.0, 1.0))

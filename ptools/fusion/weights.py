@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
@@ -31,16 +32,19 @@ def load_weights(model: nn.Module, path: Path, target: str) -> None:
         UsageError: names or shapes differ, or the file cannot be read.
         PtoolsError: it could only be read by executing its pickle.
     """
-    fixed = f"make them fit with: ptools fix-ckpt {quote(str(path))} --model {target} -o fixed.pt"
+    command = f"ptools fix-ckpt {quote(str(path))} --model {target}"
+    fixed = f"make them fit with: {command} -o fixed.pt"
+    other = f"is the model built as it was trained? see what differs: {command} --dry-run"
     weights = _state_dict(read(path), path, fixed)
     try:
         result = model.load_state_dict(weights, strict=False)
     except MISFITS as error:
         detail = escaped(complaint(error))
-        raise UsageError(f"{path} does not fit {target}: {detail}", hint=fixed) from error
+        raise UsageError(f"{path} does not fit {target}: {detail}", hint=other) from error
     wrong = ", ".join(_wrong(result.missing_keys, result.unexpected_keys))
     if wrong:
-        raise UsageError(f"{path} does not fit {target}: {wrong}", hint=fixed)
+        hint = fixed if result.unexpected_keys else other
+        raise UsageError(f"{path} does not fit {target}: {wrong}", hint=hint)
 
 
 def read(path: Path) -> Any:
@@ -50,19 +54,35 @@ def read(path: Path) -> Any:
         UsageError: there is no such file, or it is none that torch can read.
         PtoolsError: it could only be read by executing its pickle.
     """
+    name = quote(str(path))
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder",
+            hint=f"name a file in it, or write one: ptools fix-ckpt {name} -o weights.pt",
+        )
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     if path.suffix == ".safetensors":
         return _safetensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is warned of, then refused
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PtoolsError(
             f"{path} could only be read by executing the pickle in it, and ptools never does",
-            hint=f"make it a file of weights alone: ptools fix-ckpt {path} --weights-only",
+            hint=f"make it a file of weights alone: ptools fix-ckpt {name} --weights-only",
         ) from error
     except _UNREADABLE as error:
-        raise UsageError(f"{path} is not a checkpoint that torch can read") from error
+        if "TorchScript" in str(error):
+            raise UsageError(
+                f"{path} is TorchScript, not a file of weights",
+                hint=f"take its weights out: ptools fix-ckpt {name} -o weights.pt",
+            ) from error
+        raise UsageError(
+            f"{path} is not a checkpoint that torch can read",
+            hint=f"see what it is: ptools fix-ckpt info {name}",
+        ) from error
 
 
 def complaint(error: Exception) -> str:

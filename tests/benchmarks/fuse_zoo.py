@@ -8,7 +8,7 @@ convolutions are counted as operations that a forward runs, since a module that 
 been inlined. The error is the largest difference of an output over that output's standard
 deviation, on inputs that no tool has seen; above 1e-3 the output is called wrong. Own rounding is
 the same of the model itself against its float64 copy. All models have random weights and scales,
-and statistics of real activations. Each has a fork of its own.
+and statistics of real activations. Each has a fork of its own, with one thread.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ def row_of(number: int) -> Row:
     """Everything about one model; runs in a process that ends after it."""
     entry = ZOO[number]
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     row = Row(entry.label)
     model, unseen = entry.made(), entry.inputs(seed=2)
     counted = ran(model, unseen)

@@ -32,7 +32,7 @@ class Entry:
         """The model in eval mode, always with the same weights, its batch norms calibrated."""
         torch.manual_seed(0)
         model = self.build().eval()
-        calibrate(model, self.inputs(4, seed=1))
+        calibrate(model, self.inputs(4, seed=10))
         return model
 
     def inputs(self, batch: int = 2, seed: int = 0) -> torch.Tensor:

@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_page(
     code, out, err = run("net.py", "-o", "fused.pt", "--pt2", "a.pt2")
     assert code == 1
     assert "load_fused(model, 'fused.pt')" in out
-    assert out.splitlines()[-1].startswith("equal: ")
+    assert out.splitlines()[-1].startswith("nothing was folded: ")
     assert "error: the disk is full" in err
 
 
@@ -234,13 +234,16 @@ BAD = {
     "no tolerance": (["net.py", "--tolerance", "0"], "not above 0"),
     "a tolerance that is none": (["net.py", "--tolerance", "nan"], "not above 0"),
     "a folder that is not there": (["net.py", "-o", "a/b.pt"], "mkdir -p"),
-    "a file that is there": (["net.py", "-o", "net.py"], "--force"),
-    "a program there": (["net.py", "--pt2", "net.py"], "--force"),
+    "a file that is there": (["net.py", "-o", "w.pt"], "--force"),
+    "a program there": (["net.py", "--pt2", "w.pt"], "--force"),
     "another option's file": (["net.py", "-o", "a.pt2"], "--pt2 a.pt2"),
+    "a file without a recipe": (["net.py", "-o", "a.safetensors"], "did you mean a.pt?"),
     "two of one name": (["net.py", "--pt2", "a.pt", "-o", "a.pt"], "different files"),
     "over the weights": (["net.py", "--ckpt", "w.pt", "-o", "w.pt", "-f"], "different files"),
+    "over the model": (["net.py:Net", "-o", "net.py", "-f"], "different files"),
     "no data": (["net.py", "--data", "nett.py"], "net.py"),
     "no weights": (["net.py", "--ckpt", "nowhere.pt"], "there is no file nowhere.pt"),
+    "a folder of weights": (["net.py", "--ckpt", "."], "ptools fix-ckpt . -o weights.pt"),
     "weights as target": (["w.pt"], "holds weights, not a model"),
 }
 
@@ -287,7 +290,28 @@ def test_weights_that_do_not_fit_say_how_to_make_them_fit(
     code, out, err = run("net.py:Net(width=4)", "--ckpt", "w.pt")
     assert (code, out, fused.model) == (2, "", None)
     assert told in err
-    assert "hint: make them fit with: ptools fix-ckpt w.pt --model 'net.py:Net(width=4)'" in err
+    assert "ptools fix-ckpt w.pt --model 'net.py:Net(width=4)'" in err
+
+
+@pytest.mark.parametrize("case", ["names missing", "another width"])
+def test_weights_that_no_renaming_makes_fit_are_not_promised_to(
+    run: Run, fused: Fused, case: str
+) -> None:
+    torch.save(CHECKPOINTS[case][0], "w.pt")
+    _, _, err = run("net.py", "--ckpt", "w.pt")
+    assert "make them fit" not in err
+    assert "--dry-run" in err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_told_from_a_damaged_file(run: Run, fused: Fused) -> None:
+    torch.jit.script(trained()).save("ts.pt")
+    code, _, err = run("net.py", "--ckpt", "ts.pt")
+    assert code == 2
+    assert "ts.pt is TorchScript" in err and "UserWarning" not in err
+    assert "ptools fix-ckpt ts.pt -o weights.pt" in err
+    Path("cut.pt").write_bytes(Path("ts.pt").read_bytes()[:500])
+    assert "ptools fix-ckpt info cut.pt" in run("net.py", "--ckpt", "cut.pt")[2]
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])

@@ -83,10 +83,10 @@ def assert_same() -> Callable[..., None]:
     return check
 
 
-@pytest.fixture(params=["observation", pytest.param("both", marks=pytest.mark.slow)])
+@pytest.fixture
 def provers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without torch.export, which takes most of the time, and in the slow tests also with it."""
-    if request.param == "observation":
+    """Without torch.export, which takes most of the time, unless "both" are asked for."""
+    if getattr(request, "param", "observation") == "observation":
         monkeypatch.setattr(
             "ptools.fusion.evidence.exported_trace", lambda *args: (None, "not run")
         )

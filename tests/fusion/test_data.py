@@ -130,7 +130,7 @@ def test_data_that_fails_or_is_none_is_said_so() -> None:
         batches_of(Broken(), One())
     with pytest.raises(UsageError, match="no batch"):
         batches_of([], One())
-    with pytest.raises(UsageError, match="int gives no batches"):
+    with pytest.raises(UsageError, match="of type int and gives no batches"):
         batches_of(3, One())
 
 

@@ -1,6 +1,7 @@
 """Fused models as files of torch.export and ONNX, beside the model that was handed in."""
 
 import importlib.util
+import resource
 from collections import Counter
 
 import pytest
@@ -201,3 +202,15 @@ def test_onnx_without_its_runtime_is_said_to_be_unverified(folder, trained, monk
     )
     note = save_onnx(trained(Residual()), trial(images()), "model.onnx")
     assert note.endswith("not verified: onnxruntime is not installed")
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(folder, trained):
+    """torch's own writer ends the process where the system refuses to write."""
+    model, before = trained(Residual()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(OSError):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            save_pt2(model, trial(images(1)), "model.pt2")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(folder.iterdir()) == []

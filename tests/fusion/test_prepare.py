@@ -37,7 +37,16 @@ def test_only_modules_can_be_fused() -> None:
 def test_training_mode_is_refused(trained: Trained) -> None:
     message, hint = refusal(trained(net()).train())
     assert message == "2 of 2 batch norms are in training mode (1, ...)"
-    assert hint == "call model.eval() first"
+    assert hint.startswith("call model.eval() first")
+
+
+def test_a_model_that_stays_in_training_mode_is_told_where_to_look(trained: Trained) -> None:
+    class Stubborn(nn.Sequential):
+        def train(self, mode: bool = True) -> "Stubborn":
+            return super().train(True)
+
+    _, hint = refusal(Stubborn(*trained(net())).eval())
+    assert "train() of its own" in hint
 
 
 def test_one_norm_in_training_mode_is_refused(trained: Trained) -> None:
@@ -78,6 +87,25 @@ def test_weights_that_were_never_loaded_are_refused() -> None:
 def test_lazy_weights_are_refused() -> None:
     model = nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4)).eval()
     assert refusal(model)[0] == "2 of 7 weights are lazy and have no values yet (0.weight, ...)"
+
+
+def test_a_class_in_place_of_a_model_is_to_be_called() -> None:
+    assert refusal(nn.BatchNorm2d)[1] == "build it first: BatchNorm2d(...)"
+
+
+def test_weights_that_are_no_numbers_are_warned_of(trained: Trained) -> None:
+    model: Any = trained(net())
+    model[1].running_var[0] = float("nan")
+    model.register_buffer("mask", torch.tensor([float("-inf")]))  # as attention has it
+    (warning,) = check(model)
+    assert "1.running_var" in warning and "NaN" in warning and "mask" not in warning
+
+
+@pytest.mark.parametrize("weight", [torch.eye(4).to(torch.float8_e4m3fn), torch.eye(4).to_sparse()])
+def test_weights_that_can_not_be_asked_for_nan_are_passed_over(weight: torch.Tensor) -> None:
+    model = nn.Sequential(nn.Linear(4, 4)).eval()
+    model[0].weight = nn.Parameter(weight, requires_grad=False)
+    assert check(model) == ()
 
 
 def test_norms_that_were_never_trained_are_warned_of(trained: Trained) -> None:

@@ -143,6 +143,12 @@ def test_the_verdict_tells_the_error_of_the_options_that_the_model_was_given() -
     assert "bfloat16" not in verdict(replace(REPORT, variants=(wide,)))
 
 
+def test_the_verdict_names_the_options_that_the_model_was_not_given() -> None:
+    failed = Variant("float16", problem="head.weight is too large for float16")
+    told = verdict(replace(REPORT, variants=(failed,)))
+    assert told.endswith("53 of 53 batch norms folded; without float16")
+
+
 def test_written_files_come_with_a_line_that_loads_them() -> None:
     line = "model = ptools.load_fused(model, 'a.pt')"
     text = shown(REPORT, (Written(Path("a.pt"), "a.pt: 3 MiB", line),))
@@ -166,7 +172,7 @@ VERDICTS = {
     ),
     "none could be folded": (
         replace(REPORT, norms=1, steps=(), left=(Left("bn", "BatchNorm2d", "did not run"),)),
-        "equal: error 1.4e-06 of the output's spread, 0 of 1 batch norm folded",
+        "nothing was folded: 1 batch norm left, for the reasons above",
     ),
     "not a number": (
         replace(REPORT, difference=Difference(float("inf"), float("inf"), 0.0)),

@@ -1,6 +1,7 @@
 """Fused weights and their recipe: written, read, replayed on a fresh model; hostile files."""
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,45 @@ def test_state_that_could_not_be_read_again_is_refused_before_the_file_is_there(
     with pytest.raises(PtoolsError, match="weights_only"):
         save_fused(fused(nn.Sequential(Stateful(4, 4, 1), nn.BatchNorm2d(4))), folder / "fused.pt")
     assert list(folder.iterdir()) == []
+
+
+class Pickled(Stateful):
+    state = staticmethod(lambda: None)
+
+
+def test_state_that_cannot_be_pickled_is_refused_in_the_same_way(folder):
+    with pytest.raises(PtoolsError, match="weights_only"):
+        save_fused(fused(nn.Sequential(Pickled(4, 4, 1), nn.BatchNorm2d(4))), folder / "fused.pt")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond 1 KiB: writing fails as it does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing_behind(
+    report, folder, small_disk
+):
+    with pytest.raises(PtoolsError, match=r"fused\.pt could not be written.* are free") as caught:
+        save_fused(report, folder / "fused.pt")
+    assert caught.value.hint
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_of_safetensors_has_no_place_for_the_recipe(report, folder):
+    with pytest.raises(UsageError, match="safetensors") as caught:
+        save_fused(report, folder / "fused.safetensors")
+    assert caught.value.hint is not None and "fused.pt" in caught.value.hint
+
+
+def test_a_class_is_no_model(net_file):
+    with pytest.raises(UsageError, match="of type type"):
+        load_fused(Net, net_file)
 
 
 @pytest.mark.parametrize(
