@@ -29,6 +29,7 @@ from ptools.fusion.settle import Bench, Change
 from ptools.fusion.steps import Fold, own_steps
 from ptools.fusion.trials import Trial, find_inputs, trials
 from ptools.fusion.variants import measure_variants
+from ptools.inputs import Inputs
 from ptools.replica import cloned, replica, unwrapped
 from ptools.rng import preserve_rng
 
@@ -94,32 +95,15 @@ def fuse(
         own = bench.sound([Change(step) for step in own_steps(model)])
         evidence, folds = _proven_folds(bench, own, [*probes, *batches[:1]], assume_traced)
         changes = own + folds
-        fused = bench.changed(changes)
-        report = FusionReport(
-            name=type(model).__name__,
-            model=bench.changed(changes),  # one that has not run
-            example=probes[0],
-            inputs=str(chosen),
-            input_source=chosen.source,
-            trials=tuple(trial.label for trial in bench.tries),
-            provers=evidence.provers,
-            export_problem=evidence.export_problem,
-            steps=tuple(change.step for change in changes),
-            norms=sum(map(is_norm, model.modules())),
-            left=left(model, evidence.trace, evidence.proof, fused),
-            **_costs(reference, fused, probes[0], latency),
-            difference=bench.difference(fused),
-            tolerance=bench.tolerance,
-            unfused=bench.unfused,
-            warnings=(*warnings, *notes),
-        )
+        report = _report(bench, chosen, evidence, changes, latency)
+        report = replace(report, warnings=(*warnings, *notes))
+        eight = [measure_int8(reference, report.model, batches, latency)] if int8 else []
         options: list[Option] = [ChannelsLast()] if channels_last else []
-        options += [inplace_activations(fused, probes)] if inplace_relu else []
+        if inplace_relu:
+            options.append(inplace_activations(replica(report.model, cloned), probes))
         options += [Cast(dtype)] if dtype is not None else []
         report = _with_options(report, options, bench, latency)
-        if int8:
-            eight = measure_int8(reference, fused, batches, latency)
-            report = replace(report, variants=(*report.variants, eight))
+        report = replace(report, variants=(*report.variants, *eight))
         return _applied_to(model, report, changes) if inplace else report
 
 
@@ -162,6 +146,30 @@ def _kernel_of(region: Affine) -> Callable[[], Kernel]:
         return weight.to(region.value.dtype), bias.to(region.value.dtype)
 
     return kernel
+
+
+def _report(
+    bench: Bench, chosen: Inputs, evidence: Evidence, changes: Sequence[Change], timed: bool
+) -> FusionReport:
+    """What the changes made of the model, without further options."""
+    fused = bench.changed(changes)
+    return FusionReport(
+        name=type(bench.model).__name__,
+        model=bench.changed(changes),  # one that has not run
+        example=bench.tries[0],
+        inputs=str(chosen),
+        input_source=chosen.source,
+        trials=tuple(trial.label for trial in bench.tries),
+        provers=evidence.provers,
+        export_problem=evidence.export_problem,
+        steps=tuple(change.step for change in changes),
+        norms=sum(map(is_norm, bench.model.modules())),
+        left=left(bench.model, evidence.trace, evidence.proof, fused),
+        **_costs(replica(bench.model, cloned), fused, bench.tries[0], timed),
+        difference=bench.difference(fused),
+        tolerance=bench.tolerance,
+        unfused=bench.unfused,
+    )
 
 
 def _costs(before: nn.Module, after: nn.Module, trial: Trial, timed: bool) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def verdict(report: FusionReport) -> str:
     if not report.steps:
         return (
             f"nothing was folded: {counted(report.norms, 'batch norm')} left, for the reasons above"
+            + _of_options(report)
         )
     if not report.norms:
         return f"equal: {error}, no batch norms, {counted(len(report.steps), 'change')}"
@@ -151,7 +152,10 @@ def _proof(report: FusionReport) -> Iterator[tuple[str, str]]:
     yield "error", _error(report.difference)
     if report.unfused is not None:
         fused, plain = (_digits(each.rms) for each in (report.difference, report.unfused))
-        yield "rms", f"{fused}, without fusing {plain}: beside the model with twice the bits"
+        yield (
+            "rms",
+            f"{fused}, without fusing {plain}, against the model computed with twice the bits",
+        )
 
 
 def _error(found: Difference) -> str:
