@@ -1,5 +1,6 @@
 """Fused weights and their recipe: written, read, replayed on a fresh model; hostile files."""
 
+import contextlib
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -194,19 +195,23 @@ def test_state_that_cannot_be_pickled_is_refused_in_the_same_way(folder):
     assert list(folder.iterdir()) == []
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond 1 KiB: writing fails as it does on a full disk."""
+    """No file may grow beyond 1 KiB: writing fails as it does on a full disk.
+
+    Not as a fixture: pytest's own output may be such a file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing_behind(
-    report, folder, small_disk
-):
-    with pytest.raises(PtoolsError, match=r"fused\.pt could not be written.* are free") as caught:
+def test_a_disk_that_takes_no_more_is_an_error_and_leaves_nothing_behind(report, folder):
+    told = pytest.raises(PtoolsError, match=r"fused\.pt could not be written.* are free")
+    with told as caught, small_disk():
         save_fused(report, folder / "fused.pt")
     assert caught.value.hint
     assert list(folder.iterdir()) == []
