@@ -84,16 +84,13 @@ def assert_same() -> Callable[..., None]:
 
 
 @pytest.fixture
-def provers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without torch.export, which takes most of the time, unless "both" are asked for."""
-    if getattr(request, "param", "observation") == "observation":
-        monkeypatch.setattr(
-            "ptools.fusion.evidence.exported_trace", lambda *args: (None, "not run")
-        )
+def observation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch.export, which takes most of the time."""
+    monkeypatch.setattr("ptools.fusion.evidence.exported_trace", lambda *args: (None, "not run"))
 
 
 @pytest.fixture
-def assert_norms(trained, assert_same, provers) -> Callable[..., Any]:
+def assert_norms(trained, assert_same, observation_alone) -> Callable[..., Any]:
     """Fusing keeps the output, and leaves so many of the batch norms that run before."""
 
     def check(model: nn.Module, *inputs: torch.Tensor, before: int, after: int) -> Any:

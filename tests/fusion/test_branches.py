@@ -4,9 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-BOTH = pytest.param("both", marks=pytest.mark.slow)
-pytestmark = pytest.mark.parametrize("provers", ["observation", BOTH], indirect=True)
-
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -42,7 +42,7 @@ def rms_error(
     return torch.cat(errors).square().mean().sqrt().item()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_fused_model_is_no_further_off_in_bfloat16_than_unfused(
     trained: Trained, seed: int
 ) -> None:

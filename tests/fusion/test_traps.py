@@ -6,9 +6,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-BOTH = pytest.param("both", marks=pytest.mark.slow)
-pytestmark = pytest.mark.parametrize("provers", ["observation", BOTH], indirect=True)
-
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
 

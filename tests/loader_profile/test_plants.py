@@ -35,17 +35,7 @@ def check(plant: Plant, *budgets: float) -> None:
 
 
 # All are in tests/benchmarks/loader_verdicts.py, which takes its time.
-QUICK = (
-    "storage",
-    "decode",
-    "dataset code",
-    "collate",
-    "transfer",
-    "start-up",
-    "too few workers",
-    "head-of-line",
-    "balanced",
-)
+QUICK = ("storage", "collate", "transfer", "too few workers", "head-of-line")
 
 
 @pytest.mark.slow
