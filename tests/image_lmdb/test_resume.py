@@ -107,8 +107,8 @@ def remove(folder: Path) -> None:
     [
         (1, 3),
         (2, 1),
-        pytest.param(1, 25, marks=pytest.mark.slow),
-        pytest.param(2, 10, marks=pytest.mark.slow),
+        pytest.param(1, 15, marks=pytest.mark.slow),
+        pytest.param(2, 6, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_is_continued_to_the_same_bytes(

@@ -15,7 +15,7 @@ from ptools.launcher.job import Job
 from ptools.launcher.multinode import equivalent, meet
 from ptools.launcher.world import World
 
-MASTER, OTHER, NOBODY = "10.77.31.1", "10.77.31.2", "10.77.31.9"
+MASTER, OTHER = "10.77.31.1", "10.77.31.2"
 SPACES = ("ptools_a", "ptools_b")
 
 LAUNCH = """
@@ -154,7 +154,7 @@ def test_two_machines_form_a_world_from_nothing_but_the_masters_address(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("master", [NOBODY, OTHER + ":29555", "no-such-host", "192.168.201.1"])
+@pytest.mark.parametrize("master", [OTHER + ":29555", "no-such-host", "192.168.201.1"])
 def test_a_wrong_master_is_named_and_nothing_hangs(
     start: Start, two_machines: tuple[str, str], master: str
 ) -> None:
