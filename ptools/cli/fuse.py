@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ptools.cli.options import ArgumentsOption, ForceOption, JsonOption, TargetArgument
+from ptools.cli.options import (
+    ArgumentsOption,
+    ForceOption,
+    InputOption,
+    JsonOption,
+    TargetArgument,
+)
 from ptools.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,15 +104,7 @@ def fuse(
         Path | None,
         typer.Option(metavar="FILE", help="Weights to load first, strictly (.pt, .safetensors)."),
     ] = None,
-    input: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="[NAME=]SHAPE[:DTYPE]",
-            help="An input of the forward, as 3x224x224 or ids=1x128:int64; may be repeated.",
-        ),
-    ] = None,
+    input: InputOption = None,
     data: Annotated[
         str | None,
         typer.Option(

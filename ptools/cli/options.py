@@ -24,6 +24,15 @@ ArgumentsOption = Annotated[
         help="Argument for the target's class or function; may be repeated.",
     ),
 ]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="[NAME=]SHAPE[:DTYPE]",
+        help="An input of the forward, as 3x224x224 or ids=1x128:int64; may be repeated.",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
 ]

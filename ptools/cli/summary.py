@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ptools.cli.options import ArgumentsOption, JsonOption, TargetArgument
+from ptools.cli.options import ArgumentsOption, InputOption, JsonOption, TargetArgument
 
 if TYPE_CHECKING:
     from ptools.summary import Summary
@@ -22,15 +22,7 @@ Examples:
 def summary(
     target: TargetArgument,
     arguments: ArgumentsOption = None,
-    input: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="[NAME=]SHAPE[:DTYPE]",
-            help="An input of the forward, as 3x224x224 or ids=1x128:int64; may be repeated.",
-        ),
-    ] = None,
+    input: InputOption = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="The first dimension of every input.")
     ] = None,

@@ -67,6 +67,12 @@ class Affine:
         return (*inner, self.op) if self.op else inner
 
     @property
+    def output_padding(self) -> list[int]:
+        """What a transposed convolution adds to its output's size, a number a dimension."""
+        more = self.convolutions[0].arguments.get("output_padding", 0)
+        return [more] * len(self.window.size) if isinstance(more, int) else list(more)
+
+    @property
     def weight_count(self) -> int:
         """Elements of the kernel."""
         return math.prod(self.window.size) * math.prod(self.channels) // self.window.groups

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
 import operator
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,11 +13,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ptools.dispatch import name_of
 from ptools.fusion.prove import Proof, signature, signatures
-from ptools.fusion.trace import Op, Trace, Value, by_name
+from ptools.fusion.quiet import silence
+from ptools.fusion.trace import SMALL, Op, Trace, Value, by_name
 from ptools.fusion.trials import Trial
 from ptools.usercode import describe
 
-_SMALL = 1 << 17  # elements of the largest computed constant that is kept
 _UNKNOWN = -1  # a dimension that depends on data
 
 
@@ -51,24 +46,6 @@ def agreement(proof: Proof, exported: Trace) -> None:
     for fold, regions in list(proof.folds.items()):
         if any(signature(region) not in shown for region in regions):
             proof.refuse(fold, "torch.export's graph does not show it")
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keeps from the user what torch logs, prints and warns of while it exports."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    nowhere = io.StringIO()
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 class GraphReading:
@@ -158,7 +135,7 @@ class GraphReading:
         for value, tensor in zip(outputs, results, strict=True):
             self._real[value] = tensor
             value.constant, value.weights = True, weights
-            value.data = tensor if math.prod(value.shape) <= _SMALL else None
+            value.data = tensor if math.prod(value.shape) <= SMALL else None
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:

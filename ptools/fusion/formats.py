@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ptools.errors import PtoolsError
 from ptools.files import atomic_write
-from ptools.fusion.exported import silence
 from ptools.fusion.graph import simplify
 from ptools.fusion.precision import dtype_of, tolerance_for
+from ptools.fusion.quiet import silence
 from ptools.fusion.trials import Trial
 from ptools.fusion.verify import difference, worst
 from ptools.replica import cloned, replica

@@ -74,10 +74,13 @@ def _operation(region: Affine) -> tuple[Any, tuple[Any, ...]]:
     window = region.window
     if not window.size:
         return _aten.linear.default, ()
-    more = region.convolutions[0].arguments.get("output_padding", 0)
-    more = [more] * len(window.size) if isinstance(more, int) else list(more)
     moves = (list(window.stride), list(window.padding), list(window.dilation))
-    return _aten.convolution.default, (*moves, window.transposed, more, window.groups)
+    return _aten.convolution.default, (
+        *moves,
+        window.transposed,
+        region.output_padding,
+        window.groups,
+    )
 
 
 def _tidy(graph: fx.GraphModule) -> None:

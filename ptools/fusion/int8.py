@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from ptools.errors import PtoolsError, UsageError
 from ptools.fusion import measure
+from ptools.fusion.quiet import quiet_logs
 from ptools.fusion.report import Variant
 from ptools.fusion.trials import Trial
 from ptools.fusion.verify import difference, worst
@@ -40,7 +39,7 @@ def measure_int8(
     _check_torchao()
     batches = [trial for trial in data if _shapes(trial) == _shapes(data[0])]
     try:
-        with _quiet():
+        with quiet_logs():
             model = _compiled(quantised(fused, batches), batches[0])
             pairs = [(trial.run(original), trial.run(model)) for trial in batches]
     except Exception as error:  # a layer that torchao or Inductor can't do, or no C++ compiler
@@ -97,14 +96,3 @@ def _check_torchao() -> None:
 def _shapes(trial: Trial) -> list[torch.Size]:
     leaves = tree_leaves((trial.args, trial.kwargs))
     return [leaf.shape for leaf in leaves if isinstance(leaf, torch.Tensor)]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings of a compiler at work."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

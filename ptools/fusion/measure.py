@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ptools.fusion.quiet import quiet_logs
 from ptools.fusion.regions import CONVOLUTIONS, MATRICES, NORMS
 from ptools.fusion.report import Latency, Operations
 from ptools.fusion.trace import Trace
@@ -35,13 +35,8 @@ def operations(trace: Trace) -> Operations:
 def macs(model: nn.Module, trial: Trial) -> int:
     """Multiply-accumulates of convolutions and matrix products, by torch's own counter."""
     counter = FlopCounterMode(display=False)
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with counter:
-            trial.run(model)
-    finally:
-        logging.disable(before)
+    with quiet_logs(), counter:
+        trial.run(model)
     return counter.get_total_flops() // 2
 
 

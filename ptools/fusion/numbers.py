@@ -98,9 +98,6 @@ def _convolved(region: Affine, source: torch.Tensor, kernel: Kernel) -> torch.Te
     weight, bias = (tensor.to(source) for tensor in kernel)
     if not window.size:
         return F.linear(source.movedim(region.source_axis, -1), weight, bias)
-    numbers: dict[str, Any] = region.convolutions[0].arguments
-    more = numbers.get("output_padding", 0)
-    more = [more] * len(window.size) if isinstance(more, int) else list(more)
     return torch.convolution(
         source,
         weight,
@@ -109,6 +106,6 @@ def _convolved(region: Affine, source: torch.Tensor, kernel: Kernel) -> torch.Te
         window.padding,
         window.dilation,
         window.transposed,
-        more if window.transposed else [0] * len(window.size),
+        region.output_padding,
         window.groups,
     )

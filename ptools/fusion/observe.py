@@ -15,10 +15,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ptools.dispatch import DispatchMode, name_of
-from ptools.fusion.trace import ModuleCall, Op, Site, Trace, Value, by_name
+from ptools.fusion.trace import SMALL, ModuleCall, Op, Site, Trace, Value, by_name
 from ptools.source import is_users
 
-_SMALL = 1 << 17  # elements of the largest constant that is kept
 _Key = tuple[Any, ...]
 
 
@@ -164,7 +163,7 @@ def _make_constant(
     weights = frozenset[str]().union(*(value.weights for value in inputs))
     for value, tensor in zip(outputs, tensors, strict=True):
         value.constant, value.weights = True, weights
-        value.data = tensor.clone() if tensor.numel() <= _SMALL else None
+        value.data = tensor.clone() if tensor.numel() <= SMALL else None
 
 
 def _written(func: Any) -> list[str]:

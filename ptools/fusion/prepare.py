@@ -11,9 +11,6 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ptools.errors import UsageError
-from ptools.replica import unwrapped
-
-__all__ = ["check", "is_norm", "unwrapped"]
 
 _TO_EVAL = "call model.eval() first; if that was done, a train() of its own undoes it"
 

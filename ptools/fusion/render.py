@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ptools.fusion.options import Option
 from ptools.fusion.reasons import grouped
 from ptools.fusion.report import Difference, FusionReport, Latency, Operations, Variant
 from ptools.fusion.steps import Own
+from ptools.tables import columns, facts_grid
 
 _NAMES = 3  # of batch norms that stay for one reason
 _PREFIXES = ("", "K", "M", "G", "T")
@@ -33,12 +34,12 @@ class Written:
 
 def page(report: FusionReport, written: Sequence[Written] = ()) -> RenderableType:
     """Everything that was done and measured, in the order in which one asks."""
-    parts: list[RenderableType] = [_grid(_found(report)), "", _costs(report), ""]
-    parts += [_grid(_proof(report)), ""]
+    parts: list[RenderableType] = [facts_grid(_found(report)), "", _costs(report), ""]
+    parts += [facts_grid(_proof(report)), ""]
     if report.variants:
         parts += [_variants(report.variants), ""]
     if written:
-        parts += [_grid(_files(written)), ""]
+        parts += [facts_grid(_files(written)), ""]
     return Group(*parts, Text(verdict(report), style="bold"))
 
 
@@ -69,15 +70,6 @@ def _of_options(report: FusionReport) -> str:
     if last is None or last.difference is None:
         return text
     return f"; {_digits(last.difference.relative)} with {', '.join(made)}{text}"
-
-
-def _grid(facts: Iterable[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="bold")
-    grid.add_column(overflow="fold")
-    for name, text in facts:
-        grid.add_row(Text(name), Text(escaped(text)))
-    return grid
 
 
 def _found(report: FusionReport) -> Iterator[tuple[str, str]]:
@@ -112,7 +104,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _costs(report: FusionReport) -> Table:
-    table = _table("", "before", "after")
+    table = columns("", "before", "after")
     for title, name in _OPERATIONS.items():
         before, after = (getattr(operations, name) for operations in report.operations)
         if before or after:
@@ -172,7 +164,7 @@ def _percent(share: float) -> str:
 
 
 def _variants(variants: Sequence[Variant]) -> Table:
-    table = _table("option", "times as fast", "rms error", "without fusing", "top-1")
+    table = columns("option", "times as fast", "rms error", "without fusing", "top-1")
     for variant in variants:
         problem = f": {variant.problem}" if variant.problem else ""
         speed = "{} ({})".format(*_speed(variant.latency)) if variant.latency else ""
@@ -188,15 +180,6 @@ def _files(written: Sequence[Written]) -> Iterator[tuple[str, str]]:
         yield title, file.note
     for title, file in zip(_titles("load it"), written, strict=False):
         yield title, file.line
-
-
-def _table(first: str, *others: str) -> Table:
-    """One that folds its first column if it must, and sets the others to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, overflow="fold")
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _add_row(table: Table, *cells: str) -> None:

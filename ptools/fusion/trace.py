@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+SMALL = 1 << 17  # elements of the largest computed constant that is kept
 Site = tuple[str, int]  # file and line
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 
 from rich.console import Group, RenderableType
@@ -13,6 +13,7 @@ from ptools.console import counted, escaped
 from ptools.files import human_bytes
 from ptools.loader_profile.report import LoaderProfile
 from ptools.loader_profile.tables import MILLI, batch_size, figure, interval, lines, rates, stages
+from ptools.tables import facts_grid
 
 _WORTH_IT = 1.05  # times the rate, to be said
 _KEEPS_UP = 0.05  # of its time that a step may wait
@@ -33,7 +34,7 @@ def page(profile: LoaderProfile) -> RenderableType:
         parts += [table, ""]
     if profile.lines:
         parts += [lines(profile.lines), ""]
-    parts += [_grid(_notes(profile)), "", Text(_settings(profile), style="cyan")]
+    parts += [facts_grid(_notes(profile)), "", Text(_settings(profile), style="cyan")]
     return Group(*parts, Text(verdict(profile), style="bold"))
 
 
@@ -79,16 +80,7 @@ def _percent(share: float) -> str:
 
 
 def _facts(profile: LoaderProfile) -> Table:
-    return _grid(chain(_verdict_facts(profile), _rate_facts(profile), _machine_facts(profile)))
-
-
-def _grid(facts: Iterable[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="bold")
-    grid.add_column(overflow="fold")
-    for name, text in facts:
-        grid.add_row(Text(name), Text(escaped(text)))
-    return grid
+    return facts_grid(chain(_verdict_facts(profile), _rate_facts(profile), _machine_facts(profile)))
 
 
 def _verdict_facts(profile: LoaderProfile) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from ptools.console import counted, escaped
 from ptools.files import shown_path
 from ptools.loader_profile.report import Line, LoaderProfile, Stage, Trial
+from ptools.tables import columns
 
 _BAR = 8  # cells
 _UNKNOWN = 10  # times the rate: an upper end that says nothing
@@ -43,7 +44,7 @@ def stages(profile: LoaderProfile) -> Table:
     """Where the time of a worker goes; what it was ready for a core says nothing of the work."""
     three = profile.clocks == 3
     times = ("run", "ready", "waiting") if three else ("run", "waiting")
-    table = _table("stage, ms per sample", *times, "share", "without it")
+    table = columns("stage, ms per sample", *times, "share", "without it")
     table.columns[-2].justify = "left"
     whole = sum(stage.run + stage.waiting for stage in profile.stages)
     for stage in profile.stages:
@@ -51,15 +52,6 @@ def stages(profile: LoaderProfile) -> Table:
         share = (stage.run + stage.waiting) / whole if whole else 0.0
         without = "" if stage.without is None else f"{figure(stage.without)}/s"
         table.add_row(Text(_label(stage)), *cells, _Share(share), Text(without))
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    """One that folds its first column if it must, and sets the others to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, overflow="fold")
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -131,7 +123,7 @@ def _by_batch_size(profile: LoaderProfile, measured: list[Trial]) -> Table:
 
 
 def _rates(*first: str) -> Table:
-    table = _table(*first, "samples/s", "95 % interval", "")
+    table = columns(*first, "samples/s", "95 % interval", "")
     table.columns[0].justify = "right"
     table.columns[-1].justify = "left"
     return table
