@@ -5,7 +5,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ptools.cli import config, fix_ckpt, fuse, launch, lmdb, pack_lmdb, profile_loader, summary
+from ptools.cli import (
+    config,
+    debug,
+    fix_ckpt,
+    fuse,
+    launch,
+    lmdb,
+    pack_lmdb,
+    profile_loader,
+    summary,
+)
 
 EPILOG = """\b
 An option not given is looked for in the environment (PTOOLS_SUMMARY_JSON=1),
@@ -33,6 +43,7 @@ app.command(epilog=fix_ckpt.EXAMPLES)(fix_ckpt.fix_ckpt)
 app.command(epilog=fuse.EXAMPLES)(fuse.fuse)
 app.command(epilog=pack_lmdb.EXAMPLES)(pack_lmdb.pack_lmdb)
 app.command(epilog=profile_loader.EXAMPLES)(profile_loader.profile_loader)
+app.command(epilog=debug.EXAMPLES, context_settings=debug.SETTINGS)(debug.debug)
 app.command(epilog=launch.EXAMPLES, context_settings=launch.SETTINGS)(launch.launch)
 app.add_typer(lmdb.app, name="lmdb", epilog=lmdb.EXAMPLES)
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ptools.launcher.imports import after_import
+from ptools.imports import after_import
 from ptools.launcher.wire import INJECT
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ def listen() -> "socket.socket":
 def install() -> None:
     """In a process: serve the store, when the program imports torch.distributed."""
     if GIVEN in os.environ:
-        from ptools.launcher.imports import after_import
+        from ptools.imports import after_import
 
         after_import("torch.distributed.distributed_c10d", _prepare)
 

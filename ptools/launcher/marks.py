@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import FunctionType, ModuleType
 from weakref import WeakKeyDictionary
 
-from ptools.launcher.imports import after_import
+from ptools.imports import after_import
 from ptools.launcher.wire import AMP
 
 TYPE_CHECKING = False  # that of typing takes long, and each process imports this

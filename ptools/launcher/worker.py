@@ -5,7 +5,6 @@ as Python itself would, and writes down why it failed. It imports nothing of tor
 """
 
 import atexit
-import builtins
 import ctypes
 import faulthandler
 import os
@@ -14,16 +13,14 @@ import sys
 import time
 from contextlib import suppress
 from importlib import import_module
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType, SimpleNamespace, TracebackType
+from types import SimpleNamespace, TracebackType
 
-from ptools.launcher.imports import after_import
+from ptools import script
 from ptools.launcher.wire import ASK, FOLDER, INJECT, LAUNCHER, write
 
 TYPE_CHECKING = False  # that of typing takes long, and each process imports this
 if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
     from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -44,7 +41,8 @@ def main() -> None:
     atexit.register(_let_threads_rest, os.getpid())  # first, so that it runs last
     from ptools.launcher import listen, marks
 
-    _seed()
+    if "PTOOLS_SEED" in os.environ:
+        script.seed(int(os.environ["PTOOLS_SEED"]))
     listen.install()
     if INJECT in os.environ:
         from ptools.launcher import inject
@@ -55,15 +53,15 @@ def main() -> None:
     try:
         _run(kind, name, arguments)
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        code = script.exit_code(error)
         if code:
-            record(error, _below(error), "exit")
+            record(error, script.below(error), "exit")
         raise
     except BaseException as error:
         code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-        record(error, _below(error), "uncaught")
+        record(error, script.below(error), "uncaught")
         # The hook of the user's program, which may be another by now, with its own frames alone.
-        sys.excepthook(type(error), error.with_traceback(_below(error)), error.__traceback__)
+        sys.excepthook(type(error), error.with_traceback(script.below(error)), error.__traceback__)
         raise SystemExit(code) from None
     finally:
         record.end(code, **marks.seen())
@@ -158,77 +156,27 @@ class _Recorder:
                 write("end", self._rank, {"time_ns": now, "exit_code": exit_code, **seen})
 
 
-def _below(error: BaseException) -> TracebackType | None:
-    """The traceback from the user's program on."""
-    here = error.__traceback__
-    while here is not None and here.tb_frame.f_code.co_filename == __file__:
-        here = here.tb_next
-    return here
-
-
 def _run(kind: str, name: str, arguments: list[str]) -> None:
     """Execute a script or a module as `__main__`, as Python does, or call a function."""
     if kind == "function":
         _call(name)
-        return
-    main = ModuleType("__main__")
-    main.__dict__.update(__builtins__=builtins, __annotations__={}, __cached__=None)
-    if kind == "script":
-        file = str(Path.cwd() / name)  # with its `..` and links, as Python has it
-        main.__file__, main.__loader__ = file, SourceFileLoader("__main__", file)
-        code = compile(Path(name).read_bytes(), file, "exec")
-        sys.argv = [name, *arguments]
-        _first_on_path(Path(name).resolve().parent)
+    elif kind == "script":
+        script.run_script(name, arguments)
     else:
-        _first_on_path(Path.cwd())
-        code, spec = _module(name)
-        main.__spec__, main.__package__, main.__file__ = spec, spec.parent, spec.origin
-        main.__loader__ = spec.loader
-        sys.argv = [spec.origin or name, *arguments]
-    sys.modules["__main__"] = main  # also for what pickles, and for processes it spawns
-    exec(code, main.__dict__)
+        script.run_module(name, arguments)
 
 
 def _call(name: str) -> None:
     home, _, path = name.rpartition(":")
     if home.endswith(".py"):
-        _first_on_path(Path(home).parent)
+        script.first_on_path(Path(home).parent)
         # Not as __main__: what the file does there is for the process that launches.
         import runpy  # every process waits for what stands at the top of this file
 
         found: Any = SimpleNamespace(**runpy.run_path(home, run_name="__mp_main__"))
     else:
-        _first_on_path(Path.cwd())
+        script.first_on_path(Path.cwd())
         found = import_module(home)
     for part in path.split("."):
         found = getattr(found, part)
     found()
-
-
-def _seed() -> None:
-    """Seed what the program imports, before it can use it."""
-    if "PTOOLS_SEED" not in os.environ:
-        return
-    seed = int(os.environ["PTOOLS_SEED"])
-    import random
-
-    random.seed(seed)
-    after_import("numpy", lambda numpy: numpy.random.seed(seed % 2**32))
-    after_import("torch", lambda torch: torch.manual_seed(seed))
-
-
-def _first_on_path(folder: Path) -> None:
-    if not sys.flags.safe_path:
-        sys.path.insert(0, str(folder))
-
-
-def _module(name: str) -> "tuple[CodeType, ModuleSpec]":
-    from importlib.util import find_spec
-
-    spec = find_spec(name)
-    if spec is not None and spec.submodule_search_locations is not None:
-        spec = find_spec(f"{name}.__main__")
-    code = spec.loader.get_code(spec.name) if spec and spec.loader else None  # type: ignore[attr-defined]
-    if spec is None or code is None:
-        raise ModuleNotFoundError(f"No module named {name}", name=name)
-    return code, spec

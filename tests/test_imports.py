@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from ptools.launcher.imports import after_import
+from ptools.imports import after_import
 
 
 @pytest.fixture

@@ -1,0 +1,91 @@
+"""Which module is being called, and what it is called in the user's model."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+class Modules:
+    """The modules that are being called, innermost last, for each thread.
+
+    `nn.Module.__call__` is replaced while `watching`: torch's global hooks would cost each call
+    microseconds, and are left out when an exception ends it.
+    """
+
+    def __init__(self) -> None:
+        self._here = threading.local()
+        self._roots: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep the stack while the block runs."""
+        before = nn.Module.__call__
+        here, roots = self._here, self._roots
+
+        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            try:
+                stack = here.stack
+            except AttributeError:
+                stack = here.stack = []
+            if not stack:
+                roots.add(self)
+            stack.append(self)
+            try:
+                return before(self, *args, **kwargs)
+            finally:
+                stack.pop()
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            nn.Module.__call__ = before  # type: ignore[method-assign]
+
+    def current(self) -> nn.Module | None:
+        """The innermost module that is being called in this thread."""
+        try:
+            return self._here.stack[-1]  # type: ignore[no-any-return]
+        except (AttributeError, IndexError):
+            return None
+
+    def roots(self) -> list[nn.Module]:
+        """The modules that were called from outside any other, and are alive."""
+        return list(self._roots)
+
+    def name(self, module: nn.Module | None) -> str:
+        """`Net.blocks.0.act` for a module of a known model, else its type; empty for None."""
+        if module is None:
+            return ""
+        for root in self._roots:
+            for path, child in root.named_modules():
+                if child is module:
+                    return _shown(root, path)
+        return type(module).__name__
+
+    def parameter_name(self, wanted: object) -> str:
+        """`Net.blocks.0.weight` for a parameter or buffer of a known model; empty if unknown."""
+        for root in self._roots:
+            for named in (root.named_parameters(), root.named_buffers()):
+                for path, tensor in named:
+                    if tensor is wanted:
+                        return _shown(root, path)
+        return ""
+
+
+def _shown(root: nn.Module, path: str) -> str:
+    """The path without the wrappers of DDP, torch.compile and FSDP."""
+    path += "."
+    while path.startswith(_WRAPPERS):
+        head, _, path = path.partition(".")
+        root = getattr(root, head)
+    for wrapper in _WRAPPERS[1:]:
+        path = path.replace(f".{wrapper}", ".")
+    return f"{type(root).__name__}.{path}".rstrip(".")
