@@ -72,7 +72,9 @@ def losses(script: Path, launcher: str, **more: str) -> list[str]:
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1", **more},
     )
-    assert done.returncode == 0, done.stderr
+    # Under torchrun a program that ended well may abort on its way out: pytorch/pull/179291.
+    aborted = launcher.startswith("torch") and "(exitcode: -6)" in done.stderr
+    assert done.returncode == 0 or aborted, done.stderr
     files = [script.with_name(f"losses_{rank}") for rank in range(2)]
     found = [line for file in files for line in file.read_text().splitlines()]
     for file in files:
