@@ -6,6 +6,7 @@ TYPE_CHECKING = False  # that of typing takes long, and each process of a run im
 if TYPE_CHECKING:
     from ptools.checkpoint.engine import fix_ckpt
     from ptools.checkpoint.report import FixReport
+    from ptools.debug.library import find_inplace, find_nan
     from ptools.errors import PtoolsError
     from ptools.fusion.engine import fuse
     from ptools.fusion.report import FusionReport
@@ -32,6 +33,8 @@ _HOME = {
     "PackReport": "ptools.image_lmdb",
     "PtoolsError": "ptools.errors",
     "Summary": "ptools.summary",
+    "find_inplace": "ptools.debug",
+    "find_nan": "ptools.debug",
     "fix_ckpt": "ptools.checkpoint",
     "fuse": "ptools.fusion",
     "launch": "ptools.launcher",
@@ -51,6 +54,8 @@ __all__ = [
     "PtoolsError",
     "Summary",
     "__version__",
+    "find_inplace",
+    "find_nan",
     "fix_ckpt",
     "fuse",
     "launch",

@@ -58,10 +58,15 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def document(command: str, payload: Mapping[str, Any]) -> str:
+    """The JSON object of `--json`: our version, the command, the schema, the payload."""
+    whole = {"ptools": __version__, "command": command, "schema": 1, **payload}
+    return json.dumps(whole, indent=2, allow_nan=False) + "\n"
+
+
 def show_json(command: str, payload: Mapping[str, Any]) -> None:
-    """Print the one JSON object of `--json`: our version, the command, the schema, the payload."""
-    document = {"ptools": __version__, "command": command, "schema": 1, **payload}
-    write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    """Print the one JSON object of `--json`."""
+    write(document(command, payload))
 
 
 def note(text: str) -> None:

@@ -20,12 +20,49 @@ if TYPE_CHECKING:
 _OURS = os.path.dirname(__file__) + os.sep  # noqa: PTH120
 
 
+def check_script(file: str) -> bytes:
+    """The source of a script that is there to be run.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    from ptools.errors import UsageError
+
+    path = Path(file)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", hint="give a script, or -m for a module")
+    if path.exists() and not path.is_file():  # a pipe is read but once
+        raise UsageError(f"{path} is not a regular file", hint="save the script to a file first")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"there is no script {file}", hint=_near(path)) from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def check_module(name: str) -> "ModuleSpec":
+    """Where a module is that can be run, without importing the packages that it is in.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from ptools.errors import UsageError
+
+    spec = _spec(name)
+    if spec is not None and spec.submodule_search_locations is not None:
+        spec = _spec(f"{name}.__main__")
+    if spec is None:
+        raise UsageError(f"there is no module {name}", hint="give its name as for python -m")
+    return spec
+
+
 def run_script(file: str, arguments: "Sequence[str]") -> None:
     """Execute a file as `python FILE ARGUMENTS` does: as `__main__`, its folder first on the path.
 
     Whatever the program raises passes through, SystemExit too; `below` gives its own traceback.
     """
-    path = str(Path.cwd() / file)  # with its `..` and links, as Python has it
+    path = os.path.join(Path.cwd(), file)  # noqa: PTH118, as Python has it, with `.` and `..`
     main = _new_main()
     main.__file__, main.__loader__ = path, SourceFileLoader("__main__", path)
     code = compile(Path(file).read_bytes(), path, "exec")
@@ -98,3 +135,25 @@ def _module(name: str) -> "tuple[CodeType, ModuleSpec]":
     if spec is None or code is None:
         raise ModuleNotFoundError(f"No module named {name}", name=name)
     return code, spec
+
+
+def _spec(name: str) -> "ModuleSpec | None":
+    from importlib.machinery import PathFinder
+
+    spec, path = None, [str(Path.cwd()), *sys.path]
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:end]), path)
+        if spec is None:
+            return None
+        path = list(spec.submodule_search_locations or ())
+    return spec
+
+
+def _near(script: Path) -> str:
+    import difflib
+
+    folder = script.parent if script.parent.is_dir() else Path()
+    names = [str(file) for file in folder.glob("*.py")]
+    near = difflib.get_close_matches(str(script), names, n=1)
+    return f"did you mean {near[0]}?" if near else "the first word that is no option is the script"

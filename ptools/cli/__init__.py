@@ -60,6 +60,12 @@ def _run(args: list[str]) -> int:
         if (plain := launch_pages.plain(args[1:])) is not None:  # nor does a run
             words, options = plain
             return launch_pages.run(words, **options)
+    if args[:1] == ["pack-lmdb"] and _nothing_is_set("pack-lmdb"):
+        from ptools.cli import pack_lmdb_pages
+
+        if (packing := pack_lmdb_pages.plain(args[1:])) is not None:  # nor does packing
+            source, options = packing
+            return pack_lmdb_pages.run(source, **options)
     import typer
 
     from ptools.cli.app import group

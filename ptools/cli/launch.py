@@ -91,7 +91,12 @@ def launch(
         int | None, typer.Option(min=0, help="Seed Python, NumPy and torch in every process.")
     ] = None,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Switch on the checks of torch.distributed and NCCL.")
+        bool,
+        typer.Option(
+            "--debug",
+            help="Watch each process as ptools debug does, and name the rank and line of the first "
+            "NaN or in-place bug; with the checks of torch.distributed and NCCL.",
+        ),
     ] = False,
     dry_run: DryRunOption = False,
 ) -> int:
@@ -121,18 +126,27 @@ def launch(
         lines = [f"{name}={shlex.quote(value)} \\" for name, value in variables.items()]
         console.write("\n".join([*lines, command]) + "\n")
         return 0
-    return run(
-        words,
-        **where,
-        show=show,
-        logs=logs,
-        grace=grace,
-        hang=hang,
-        amp=amp,
-        inject=inject,
-        seed=seed,
-        debug=debug,
-    )
+    how: dict[str, Any] = {
+        "show": show,
+        "logs": logs,
+        "grace": grace,
+        "hang": hang,
+        "amp": amp,
+        "inject": inject,
+        "seed": seed,
+    }
+    if debug and _is_one_machine(where):
+        from ptools.cli.launch_debug import run_watched
+
+        return run_watched(words, **where, **how)
+    return run(words, **where, **how, debug=debug)
+
+
+def _is_one_machine(where: dict[str, Any]) -> bool:
+    """Whether all processes are here: a run on several machines cannot be run again from one."""
+    from ptools.launcher.engine import where_to_meet
+
+    return where_to_meet(where["nodes"], where["master"], where["restarts"]) is None
 
 
 def _preflight(gpus: str | None, procs: int | None) -> int:

@@ -2,7 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptools.launcher.report import LaunchResult
 
 
 def run(words: Sequence[str], **options: Any) -> int:
@@ -10,12 +13,17 @@ def run(words: Sequence[str], **options: Any) -> int:
     from ptools.launcher.engine import launch
 
     result = launch(words[0], words[1:], say=_note, **options)
+    show(result)
+    return result.exit_code
+
+
+def show(result: "LaunchResult") -> None:
+    """Say on stderr how a run ended, if there is anything to say."""
     if result.exit_code or result.where or result.warnings:
         from ptools.launcher.render import page
 
         if sys.stderr is not None:  # closed before we started
             sys.stderr.write(page(result))
-    return result.exit_code
 
 
 def _note(text: str) -> None:

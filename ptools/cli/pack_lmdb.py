@@ -5,15 +5,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from ptools.cli.lmdb_progress import bar
 from ptools.cli.options import DryRunOption, ForceOption, JsonOption
+from ptools.cli.pack_lmdb_pages import run
+from ptools.files import parse_bytes
 
 EXAMPLES = """\b
 Examples:
   ptools pack-lmdb examples/shapes -o shapes.lmdb
   ptools pack-lmdb examples/shapes -o small.lmdb --resize-short 32
 """
-FOUND_BAD = 3
 
 
 def pack_lmdb(
@@ -90,34 +90,19 @@ def pack_lmdb(
     ptools.LMDBImageFolder reads them back. The set gets its name when it is complete and on the
     disk; what was interrupted is continued by the same command. Exit code 3: bad files were found.
     """
-    from ptools import console
-    from ptools.files import parse_bytes
-    from ptools.image_lmdb.engine import pack_lmdb as pack
-    from ptools.image_lmdb.render import clipped_warning, pack_page
-
-    with bar() as progress:
-        report = pack(
-            source,
-            output,
-            list=list,
-            check=check,
-            on_error=on_error,
-            shard_size=parse_bytes(shard_size),
-            jobs=jobs,
-            part=part,
-            engine=engine,
-            resize_short=resize_short,
-            quality=quality,
-            force=force,
-            dry_run=dry_run,
-            progress=progress,
-        )
-    for note in report.notes:
-        console.warn(note)
-    if report.clipped_grey:
-        console.warn(clipped_warning(report.clipped_grey))
-    if json:
-        console.show_json("pack-lmdb", report.to_dict())
-    else:
-        console.write(pack_page(report))
-    return FOUND_BAD if report.skipped or report.kept else 0
+    return run(
+        source,
+        json,
+        output=output,
+        list=list,
+        check=check,
+        on_error=on_error,
+        shard_size=parse_bytes(shard_size),
+        jobs=jobs,
+        part=part,
+        engine=engine,
+        resize_short=resize_short,
+        quality=quality,
+        force=force,
+        dry_run=dry_run,
+    )

@@ -6,14 +6,21 @@ torch is imported before.
 
 from __future__ import annotations
 
+import atexit
+import builtins
+import functools
 import os
 import sys
-from contextlib import ExitStack
+import threading
+import time
+import traceback
+from contextlib import ExitStack, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ptools import script
 from ptools.debug.job import Job, told, write_outcome
+from ptools.debug.tracebacks import chain, clear
 from ptools.imports import after_import
 
 if TYPE_CHECKING:
@@ -21,28 +28,31 @@ if TYPE_CHECKING:
 
 FOUND = 3
 _LAUNCHED = "PTOOLS_LAUNCH_FOLDER"
+_STAY = 5.0  # seconds in which a launcher ends all its processes
+_HURRY = 10.0  # seconds in which a program has to end when it was stopped
 
 
 def main() -> None:
     """Run the program that the arguments name, and write down what was found."""
     kind, name, *arguments = sys.argv[1:]
     run = _Run(told())
-    after_import("torch", run.begin)
-    script.seed(run.job.seed)
+    run.prepare()
     code = 0
     try:
         (script.run_module if kind == "module" else script.run_script)(name, arguments)
     except SystemExit as error:
         run.error = error
-        code = script.exit_code(error)
         raise
     except BaseException as error:
         run.error = error
-        if _LAUNCHED in os.environ and not _is_stop(error):
+        clear(error)
+        if run.is_launched and not run.stopped:
             raise  # the launcher tells it, and which rank was first
         code = run.explain(error)
     finally:
         run.end()
+    if kind == "script" and isinstance(run.error, SyntaxError) and not run.error.__traceback__:
+        os.execv(sys.executable, [sys.executable, name, *arguments])  # says it in its own words
     if code:
         raise SystemExit(code)
 
@@ -53,27 +63,36 @@ class _Run:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.rank = int(os.environ.get("RANK", "0"))
+        self.is_launched = _LAUNCHED in os.environ
         self.error: BaseException | None = None
         self.ended = False
+        self.asked = False
         self._mode: Mode | None = None
         self._log: Log | None = None
         self._stack = ExitStack()
         self._pid = os.getpid()
 
-    def begin(self, torch: ModuleType) -> None:
-        """The program has imported torch."""
-        from ptools.debug.mode import Log, watching
-        from ptools.debug.modes import mode_of
+    @property
+    def stopped(self) -> bool:
+        """Whether a finding of ours ended the program."""
+        mode = sys.modules.get("ptools.debug.mode")
+        return mode is not None and any(isinstance(one, mode.Stop) for one in self._errors())
 
-        self._log = Log(self.job.keep_going, self._write)
-        self._mode = mode_of(self.job, self._log)
-        self._stack.enter_context(watching(self._mode))
+    def prepare(self) -> None:
+        """Seed the program, and begin to watch when it has imported torch."""
+        self._write()
+        after_import("torch", self._begin)
+        if not (self.is_launched and "PTOOLS_SEED" in os.environ):
+            script.seed(self.job.seed + self.rank)
+        if sys.stdin is not None and sys.stdin.isatty():
+            self._note_questions()
 
     def explain(self, error: BaseException) -> int:
         """Show an error as Python does, unless it is our own; the exit code."""
-        if _is_stop(error):
+        if self.stopped:
             return FOUND
-        sys.excepthook(type(error), error.with_traceback(script.below(error)), error.__traceback__)
+        if not isinstance(error, SyntaxError) or error.__traceback__:
+            sys.excepthook(type(error), error, error.__traceback__)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
 
     def end(self) -> None:
@@ -83,36 +102,77 @@ class _Run:
         self._stack.close()
         if self._mode is not None and self._log is not None:
             self._log.keep_going = True
-            self._mode.finish()
+            try:
+                self._mode.finish()
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"
+                self._log.note(f"mode {self.job.mode} failed at the end ({what}): a bug of ptools")
         self.ended = True
         self._write()
+        if self.stopped and self.is_launched:
+            # A process that goes would make the others fail, and each say so.
+            atexit.register(time.sleep, _STAY)
+
+    def _begin(self, torch: ModuleType) -> None:
+        """The program has imported torch."""
+        from ptools.debug.mode import Log, watching
+        from ptools.debug.modes import mode_of
+        from ptools.debug.replaced import anomalies_passed, compile_noted
+
+        self._log = Log(self.job.keep_going, self._found)
+        self._mode = mode_of(self.job, self._log)
+        self._stack.enter_context(compile_noted(self._log.note))
+        if self.job.mode == "nan":
+            self._stack.enter_context(anomalies_passed())
+        self._stack.enter_context(watching(self._mode))
+        self._write()
+
+    def _note_questions(self) -> None:
+        ask = builtins.input
+
+        @functools.wraps(ask)
+        def noted(*prompt: object) -> str:
+            self.asked = True
+            return ask(*prompt)
+
+        builtins.input = noted
+        self._stack.callback(setattr, builtins, "input", ask)
+
+    def _found(self) -> None:
+        self._write()
+        if self.job.again and not self.job.keep_going:
+            # All is known: nobody has to wait for a program that does not let itself be stopped.
+            timer = threading.Timer(_HURRY, os._exit, [FOUND])
+            timer.daemon = True
+            timer.start()
 
     def _write(self) -> None:
         log, clock = self._log, self._mode and self._mode.clock
-        write_outcome(
-            self.job.folder,
-            self.rank,
-            {
-                "rank": self.rank,
-                "findings": [finding.to_dict() for finding in log.findings] if log else [],
-                "notes": log.notes if log else [],
-                "tables": [vars(table) for table in log.tables] if log else [],
-                "ticks": clock.ticks if clock else 0,
-                "steps": clock.steps if clock else 0,
-                "ended": self.ended,
-                "stopped": _is_stop(self.error),
-                "error": _line_of(self.error),
-            },
-        )
+        with suppress(OSError):  # no disk is full enough to change how a program ends
+            write_outcome(
+                self.job.folder,
+                self.rank,
+                {
+                    "rank": self.rank,
+                    "findings": [finding.to_dict() for finding in log.findings] if log else [],
+                    "notes": log.notes if log else [],
+                    "tables": [vars(table) for table in log.tables] if log else [],
+                    "ticks": clock.ticks if clock else 0,
+                    "steps": clock.steps if clock else 0,
+                    "watched": self._mode is not None,
+                    "asked": self.asked,
+                    "ended": self.ended,
+                    "stopped": self.stopped,
+                    "errors": [_told(one) for one in self._errors()],
+                },
+            )
+
+    def _errors(self) -> list[BaseException]:
+        return list(chain(self.error)) if self.error is not None else []
 
 
-def _is_stop(error: BaseException | None) -> bool:
-    mode = sys.modules.get("ptools.debug.mode")
-    return mode is not None and isinstance(error, mode.Stop)
-
-
-def _line_of(error: BaseException | None) -> str | None:
-    return None if error is None else f"{type(error).__name__}: {error}"
+def _told(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()
 
 
 if __name__ == "__main__":

@@ -67,3 +67,8 @@ class Clock:
 def roots_of(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Those of the tensors that hold real or complex numbers."""
     return [one for one in tensors if one.is_floating_point() or one.is_complex()]
+
+
+def held_by(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """The parameters of an optimizer."""
+    return [one for group in optimizer.param_groups for one in group["params"]]

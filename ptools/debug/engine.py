@@ -6,17 +6,25 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ptools.debug.findings import Finding, of_rank
+from ptools import script
+from ptools.console import counted
 from ptools.debug.job import VARIABLE, Job, Outcome, read_outcomes
-from ptools.debug.process import run as run_process
-from ptools.debug.report import FOUND, DebugReport, Pass
-from ptools.errors import UsageError
+from ptools.debug.process import Processes, Runner
+from ptools.debug.report import DebugReport, Pass, make_report
 
-Runner = Callable[[Sequence[str], Mapping[str, str], Path | None], int]
-_INPLACE = "modified by an inplace operation"
+# What torch says, and the mode that finds its lines.
+_TOLD_BY_TORCH = {
+    "modified by an inplace operation": "inplace",
+    "is being used in an in-place operation": "inplace",
+    "is a view and is being modified inplace": "inplace",
+    "Trying to backward through the graph a second time": "inplace",
+    "does not require grad and does not have a grad_fn": "autograd",
+    "nan values in its": "nan",  # by its anomaly mode
+}
+_LAST_LINES = 8
 
 
 def debug_script(
@@ -30,7 +38,7 @@ def debug_script(
     keep_going: bool = False,
     seed: int | None = None,
     tensorboard: str | None = None,
-    runner: Runner = run_process,
+    runner: Runner | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> DebugReport:
     """Run an unmodified program under a mode, in processes of its own.
@@ -43,32 +51,32 @@ def debug_script(
         rerun: False leaves it at what was seen.
         keep_going: collect findings instead of stopping at the first.
         seed: for Python's, NumPy's and torch's generators; drawn anew if not given.
-        tensorboard: a folder for the histograms of mode autograd.
-        runner: how the processes are run; tests and `ptools launch` have others.
+        tensorboard: a folder for the histograms of mode autograd, or the curves of mode memory.
+        runner: how the processes are run; `ptools launch` has another.
         say: is told what happens next.
 
     Raises:
-        UsageError: there is no such script.
+        UsageError: there is no such script or module.
     """
-    if not module and not Path(program).is_file():
-        raise UsageError(f"there is no script {program}", hint="name a file, or use -m MODULE")
+    (script.check_module if module else script.check_script)(program)
     session = _Session(
         words=["module" if module else "script", program, *arguments],
         seed=random.SystemRandom().randrange(2**31) if seed is None else seed,
         keep_going=keep_going,
-        tensorboard=tensorboard,
-        runner=runner,
+        tensorboard=None if tensorboard is None else str(Path(tensorboard).absolute()),
+        runner=runner or Processes(),
+        say=say,
     )
     if mode == "watch" and at_step is not None:
         mode = "nan"
-    outcomes = session.run(mode, at_step=at_step)
+    session.run(mode, at_step=at_step)
     if mode == "watch" and rerun:
-        session.follow(outcomes, say)
-    return session.report(program, mode)
+        session.follow()
+    return make_report(program, mode, session.seed, session.passes, session.outcomes, session.notes)
 
 
 class _Session:
-    """The runs of one program, all with one seed."""
+    """The runs of one program, all with one seed; `outcomes` are those of the run that counts."""
 
     def __init__(
         self,
@@ -77,75 +85,112 @@ class _Session:
         keep_going: bool,
         tensorboard: str | None,
         runner: Runner,
+        say: Callable[[str], None],
     ) -> None:
+        self.seed = seed
+        self.passes: list[Pass] = []
+        self.outcomes: list[Outcome] = []
+        self.notes: list[str] = []
         self._words = words
-        self._seed = seed
         self._keep_going = keep_going
         self._tensorboard = tensorboard
         self._runner = runner
-        self._passes: list[Pass] = []
-        self._outcomes: list[Outcome] = []
-        self._notes: list[str] = []
+        self._say = say
 
-    def run(
-        self, mode: str, start: int = 0, at_step: int | None = None, quiet: bool = False
-    ) -> list[Outcome]:
+    def run(self, mode: str, start: int = 0, at_step: int | None = None) -> list[Outcome]:
         """One run; what its processes found."""
+        asked = any(outcome.asked for outcome in self.outcomes)
         with tempfile.TemporaryDirectory(prefix="ptools-debug-") as folder:
             job = Job(
                 mode=mode,
                 folder=folder,
-                seed=self._seed,
+                seed=self.seed,
                 start=start,
                 at_step=at_step,
                 keep_going=self._keep_going and mode != "watch",
                 tensorboard=self._tensorboard,
+                again=bool(self.passes),
             )
             variables = {VARIABLE: str(job.write()), "TORCHDYNAMO_DISABLE": "1"}
             variables |= {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}
             began = time.perf_counter()
-            log = Path(folder, "output.log") if quiet else None
-            code = self._runner(self._words, variables, log)
-            outcomes = list(read_outcomes(folder))
-        steps = max((one.steps for one in outcomes), default=0)
-        self._passes.append(Pass(mode, time.perf_counter() - began, code, steps))
-        self._outcomes = outcomes
-        return outcomes
+            # What it asks a person must be seen again.
+            ended = self._runner(self._words, variables, quiet=job.again and not asked)
+            self.outcomes = list(read_outcomes(folder))
+        steps = max((one.steps for one in self.outcomes), default=0)
+        self.passes.append(Pass(mode, time.perf_counter() - began, steps, ended))
+        return self.outcomes
 
-    def follow(self, outcomes: list[Outcome], say: Callable[[str], None]) -> None:
+    def follow(self) -> None:
         """Run again in the mode that tells where what was seen began."""
-        seen = [finding for outcome in outcomes for finding in outcome.findings]
-        if any(_INPLACE in (outcome.error or "") for outcome in outcomes):
-            say("torch found a tensor changed in place: running again to find both lines")
-            self.run("inplace", quiet=True)
-        elif seen:
-            tick = min(finding.tick or 0 for finding in seen)
-            say(f"{seen[0].summary} at step {seen[0].step}: running again to find where it began")
-            # Parameters may have been lost in the step before the one that was seen.
-            again = self.run("nan", start=max(tick - 2, 0), quiet=True)
-            if not any(outcome.findings for outcome in again):
-                self._outcomes = outcomes
-                self._notes.append(
-                    "the second run did not go the same way: ptools repro finds why two runs part"
-                )
+        seen, last = self.outcomes, self.passes[-1]
+        mode = _mode_for(seen)
+        if mode is None or last.ended.interrupted or not self._can_run_again():
+            return
+        # Parameters may have been lost in the step before the one that was seen.
+        start = max(_tick_of(seen) - 2, 0) if mode == "nan" else 0
+        self._announce(_summary(seen), mode, start)
+        again = self.run(mode, start)
+        if start and _came_too_late(again):
+            self._announce("values were not finite before that", mode, 0)
+            again = self.run(mode)
+        if not any(outcome.findings for outcome in again):
+            self.outcomes = seen
+            self.notes += self._why_nothing(seen)
 
-    def report(self, program: str, mode: str) -> DebugReport:
-        """What came of it all."""
-        several = len(self._outcomes) > 1
-        findings: list[Finding] = [
-            of_rank(finding, outcome.rank) if several else finding
-            for outcome in self._outcomes
-            for finding in outcome.findings
-        ]
-        findings.sort(key=lambda finding: finding.tick or 0)
-        notes = dict.fromkeys(note for outcome in self._outcomes for note in outcome.notes)
-        return DebugReport(
-            program=program,
-            mode=mode,
-            seed=self._seed,
-            passes=tuple(self._passes),
-            findings=tuple(findings),
-            notes=(*notes, *self._notes),
-            tables=tuple(table for outcome in self._outcomes for table in outcome.tables),
-            exit_code=FOUND if findings else self._passes[0].exit_code,
+    def _announce(self, what: str, mode: str, start: int) -> None:
+        seconds = self.passes[-1].seconds
+        asked = any(outcome.asked for outcome in self.outcomes)
+        self._say(
+            f"{what} (after {seconds:.1f} s): running again from the same seed in mode {mode}"
+            + (f", traced from backward call {start:,} on" if start else "")
+            + (". It asks again: answer as before" if asked else "")
         )
+
+    def _can_run_again(self) -> bool:
+        kind, name, *_ = self._words
+        if Path(os.curdir).stat().st_nlink and (kind == "module" or Path(name).is_file()):
+            return True
+        self.notes.append(
+            "it cannot be run again: the program has deleted its file or the folder it ran in"
+        )
+        return False
+
+    def _why_nothing(self, seen: list[Outcome]) -> list[str]:
+        """Why the run after the one in which something was seen found nothing."""
+        last = self.passes[-1]
+        if last.ended.interrupted:
+            return ["the second run was interrupted"]
+        ends = [line for line in last.ended.output.splitlines() if line.strip()][-_LAST_LINES:]
+        error = next((one.errors[0] for one in self.outcomes if one.errors), "")
+        if last.ended.code and not any(error in outcome.errors for outcome in seen):
+            return ["the second run failed in another way, and ended with:", *ends]
+        return [
+            f"the second run, of {counted(last.steps, 'step')}, did not show it: the program does "
+            "not do the same each time. ptools repro finds where two runs part"
+        ]
+
+
+def _mode_for(outcomes: list[Outcome]) -> str | None:
+    """The mode that finds where what was seen began."""
+    said = "\n".join(error for outcome in outcomes for error in outcome.errors)
+    for text, mode in _TOLD_BY_TORCH.items():
+        if text in said:
+            return mode
+    return "nan" if any(outcome.findings for outcome in outcomes) else None
+
+
+def _summary(outcomes: list[Outcome]) -> str:
+    for outcome in outcomes:
+        for finding in outcome.findings:
+            return f"{finding.summary} at step {finding.step}"
+    return "torch raised an error"
+
+
+def _tick_of(outcomes: list[Outcome]) -> int:
+    seen = [finding.tick or 0 for outcome in outcomes for finding in outcome.findings]
+    return min(seen or [outcome.ticks for outcome in outcomes])
+
+
+def _came_too_late(outcomes: list[Outcome]) -> bool:
+    return any(one.kind == "nan-before" for outcome in outcomes for one in outcome.findings)

@@ -26,6 +26,7 @@ class Job:
         at_step: Or when so many optimizer steps are completed.
         keep_going: Do not stop the program at the first finding.
         tensorboard: A folder for histograms.
+        again: The program has run before; what it does after a finding is of no interest.
     """
 
     mode: str
@@ -35,6 +36,7 @@ class Job:
     at_step: int | None = None
     keep_going: bool = False
     tensorboard: str | None = None
+    again: bool = False
 
     def write(self) -> Path:
         """Write the file that VARIABLE names to a process."""
@@ -47,8 +49,14 @@ class Job:
 class Outcome:
     """What one process found.
 
-    `error` is the one line of what the program raised, if anything; `stopped` whether the process
-    was stopped by a finding.
+    Args:
+        ticks: Backward calls that were begun.
+        steps: Optimizer steps that were completed.
+        watched: The program imported torch.
+        asked: It read from a terminal.
+        ended: It ended as Python programs do; else what is here may be old.
+        stopped: A finding stopped it.
+        errors: What it raised, and what that came of, a text each.
     """
 
     rank: int
@@ -57,9 +65,11 @@ class Outcome:
     tables: tuple[Table, ...]
     ticks: int
     steps: int
-    ended: bool = False
-    stopped: bool = False
-    error: str | None = None
+    watched: bool
+    asked: bool
+    ended: bool
+    stopped: bool
+    errors: tuple[str, ...]
 
 
 def told() -> Job:
@@ -80,5 +90,5 @@ def read_outcomes(folder: str) -> Iterator[Outcome]:
         told = json.loads(file.read_text(encoding="utf-8"))
         told["findings"] = tuple(finding_from(one) for one in told["findings"])
         told["tables"] = tuple(table_from(one) for one in told["tables"])
-        told["notes"] = tuple(told["notes"])
+        told["notes"], told["errors"] = tuple(told["notes"]), tuple(told["errors"])
         yield Outcome(**told)

@@ -6,8 +6,6 @@ from ptools.debug.clock import Clock
 from ptools.debug.job import Job
 from ptools.debug.mode import Log, Mode
 from ptools.debug.modules import Modules
-from ptools.debug.nan import Nan
-from ptools.debug.watch import Watch
 
 
 def mode_of(job: Job, log: Log) -> Mode:
@@ -15,7 +13,23 @@ def mode_of(job: Job, log: Log) -> Mode:
     rest = log, Clock(), Modules()
     match job.mode:
         case "watch":
+            from ptools.debug.watch import Watch
+
             return Watch(*rest)
         case "nan":
-            return Nan(*rest, start=job.start)
+            from ptools.debug.nan import Nan
+
+            return Nan(*rest, start=job.start, at_step=job.at_step)
+        case "inplace":
+            from ptools.debug.inplace import Inplace
+
+            return Inplace(*rest)
+        case "autograd":
+            from ptools.debug.gradients import Gradients
+
+            return Gradients(*rest, tensorboard=job.tensorboard)
+        case "memory":
+            from ptools.debug.memory import Memory
+
+            return Memory(*rest, tensorboard=job.tensorboard)
     raise AssertionError(job.mode)

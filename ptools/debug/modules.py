@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -56,15 +57,22 @@ class Modules:
         except (AttributeError, IndexError):
             return None
 
+    def add(self, model: nn.Module) -> None:
+        """Know a model by name before it is called."""
+        self._roots.add(model)
+
     def roots(self) -> list[nn.Module]:
-        """The modules that were called from outside any other, and are alive."""
-        return list(self._roots)
+        """The modules that were called from outside any other and are alive, largest first.
+
+        So a part that was also called by itself is named within the whole.
+        """
+        return sorted(self._roots, key=lambda root: -sum(1 for _ in root.modules()))
 
     def name(self, module: nn.Module | None) -> str:
         """`Net.blocks.0.act` for a module of a known model, else its type; empty for None."""
         if module is None:
             return ""
-        for root in self._roots:
+        for root in self.roots():
             for path, child in root.named_modules():
                 if child is module:
                     return _shown(root, path)
@@ -72,12 +80,28 @@ class Modules:
 
     def parameter_name(self, wanted: object) -> str:
         """`Net.blocks.0.weight` for a parameter or buffer of a known model; empty if unknown."""
-        for root in self._roots:
+        for root in self.roots():
             for named in (root.named_parameters(), root.named_buffers()):
                 for path, tensor in named:
                     if tensor is wanted:
                         return _shown(root, path)
         return ""
+
+    def name_of_memory(self, tensor: torch.Tensor) -> str:
+        """The name of a parameter or buffer that has its numbers where the tensor has them."""
+        wanted = _memory(tensor)
+        for root in self.roots():
+            for one in (*root.parameters(), *root.buffers()):
+                if wanted is not None and _memory(one) == wanted:
+                    return self.parameter_name(one)
+        return ""
+
+
+def _memory(tensor: torch.Tensor) -> int | None:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # sparse tensors have none of their own
+        return None
 
 
 def _shown(root: nn.Module, path: str) -> str:

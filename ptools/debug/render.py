@@ -3,68 +3,120 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table as Grid
 from rich.text import Text
 
 from ptools.console import counted, escaped
 from ptools.debug.findings import Finding, Place, Table, TensorStats
-from ptools.debug.report import DebugReport
+from ptools.debug.report import DebugReport, Pass
 from ptools.files import shown_path
-from ptools.tables import columns
 
 
 def page(report: DebugReport) -> RenderableType:
-    """Findings, tables, notes, and the verdict as the last line."""
+    """Findings, tables, notes, what was run, and the verdict as the last line."""
     parts: list[RenderableType] = []
     for finding in report.findings:
-        parts += [_finding(finding), ""]
+        parts += [section(finding), ""]
     for table in report.tables:
-        parts += [Text(table.title, style="bold"), _table(table), ""]
-    parts += [Text(f"note: {escaped(note)}") for note in report.notes]
-    return Group(*parts, Text(verdict(report), style="bold"))
+        parts += [_text(table.title, "bold"), _table(table), ""]
+    parts += [_text(f"note: {note}") for note in report.notes]
+    return Group(*parts, _text(_runs(report)), _text(verdict(report), "bold"))
 
 
 def verdict(report: DebugReport) -> str:
     """The whole in one line."""
     if not report.findings:
-        steps = report.passes[-1].steps
-        return f"nothing found in {counted(steps, 'step')} (mode {report.mode})"
+        return _nothing(report)
     first = report.findings[0]
+    rank = "" if first.rank is None else f" on rank {first.rank}"
     where = f" at {_line(first.where)}" if first.where else ""
     more = len(report.findings) - 1
     rest = f", and {counted(more, 'more finding')}" if more else ""
-    return f"{first.summary}{where}{rest}"
+    return f"{first.summary}{rank}{where}{rest}"
 
 
-def _finding(finding: Finding) -> Text:
-    return Text("\n".join(_lines(finding)))
+def _nothing(report: DebugReport) -> str:
+    code = report.exit_code
+    if not report.watched:
+        what = "this program did not import torch: nothing was watched"
+    elif not report.complete:
+        what = "nothing found before the program was ended"
+    elif not report.steps and not report.ticks:
+        what = f"nothing found: no backward, no optimizer step (mode {report.mode})"
+    else:
+        beats = f"{counted(report.steps, 'step')} and {counted(report.ticks, 'backward call')}"
+        what = f"nothing found in {beats} (mode {report.mode})"
+    return f"{what}; the program's exit code is {code}" if code else what
 
 
-def _lines(finding: Finding) -> Iterator[str]:
-    step = "" if finding.step is None else f" at step {finding.step}"
+def _runs(report: DebugReport) -> str:
+    """What was run, and how to run it again."""
+    runs = ", then ".join(map(_run, report.passes))
+    # Each process of a launched program has a seed of its own.
+    return f"ran {runs}" + (f" (--seed {report.seed} repeats it)" if report.ranks == 1 else "")
+
+
+def _run(one: Pass) -> str:
+    return f"mode {one.mode} {one.seconds:.1f} s"
+
+
+def section(finding: Finding) -> RenderableType:
+    """One finding."""
+    step = "" if finding.step is None else f" at step {finding.step:,}"
     rank = "" if finding.rank is None else f" on rank {finding.rank}"
-    yield f"{finding.summary}{step}{rank}"
+    grid = Grid.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
     for role, place in finding.places:
-        yield f"  {role:<8} {_line(place)} in {place.function}" + _module(place)
-        yield f"           {escaped(place.source)}"
-        if place.called_from is not None:
-            outer = place.called_from
-            yield f"           called from {_line(outer)}: {escaped(outer.source)}"
+        grid.add_row(_text(role), Group(*_place(place)))
     for stats in finding.tensors:
-        yield f"  {stats.name:<8} {_numbers(stats)}"
+        grid.add_row(_text(stats.name), _text(_numbers(stats)))
     for fact in finding.facts:
-        yield f"  {escaped(fact)}"
+        grid.add_row("", _text(fact))
     if finding.advice:
-        yield f"  do       {finding.advice}"
+        grid.add_row("do", _text(finding.advice))
+    return Group(_text(f"{finding.summary}{step}{rank}", "bold"), Padding(grid, (0, 0, 0, 2)))
+
+
+def _place(place: Place) -> Iterator[RenderableType]:
+    module = f", module {place.module}" if place.module else ""
+    yield _text(f"{_line(place)} in {place.function}{module}")
+    yield _Source(escaped(place.source), escaped(place.part))
+    if place.called_from is not None:
+        outer = place.called_from
+        yield _text(f"called from {_line(outer)} in {outer.function}")
+        yield _Source(escaped(outer.source), escaped(outer.part))
+
+
+class _Source:
+    """A line of source, with the expression in it underlined where the line need not be folded."""
+
+    def __init__(self, source: str, part: str) -> None:
+        self._source = source
+        is_part = part != source and source.count(part) == 1
+        self._marks = " " * source.index(part) + "^" * len(part) if part and is_part else ""
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text(self._source, overflow="fold")
+        if self._marks and len(self._source) <= options.max_width:
+            yield Text(self._marks)
+
+    def __rich_measure__(self, _: Console, options: ConsoleOptions) -> Measurement:
+        width = max(1, len(self._source))
+        return Measurement(min(width, 20), width).with_maximum(options.max_width)
 
 
 def _line(place: Place | None) -> str:
-    return "" if place is None else f"{shown_path(place.file)}:{place.line}"
-
-
-def _module(place: Place) -> str:
-    return f", module {place.module}" if place.module else ""
+    if place is None:
+        return ""
+    with suppress(OSError):  # the program may have deleted the current folder
+        return f"{shown_path(place.file)}:{place.line}"
+    return f"{place.file}:{place.line}"
 
 
 def _numbers(stats: TensorStats) -> str:
@@ -83,7 +135,25 @@ def _numbers(stats: TensorStats) -> str:
 
 
 def _table(table: Table) -> RenderableType:
-    grid = columns(*table.columns)
+    """What is too wide is folded in all columns: none is cut off."""
+    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(table.columns):
+        is_text = any(
+            isinstance(row[index], str) and not _is_number(row[index]) for row in table.rows
+        )
+        grid.add_column(name, overflow="fold", justify="left" if is_text else "right")
     for row in table.rows:
-        grid.add_row(*("" if cell is None else str(cell) for cell in row))
+        grid.add_row(*("" if cell is None else _text(str(cell)) for cell in row))
     return grid
+
+
+def _is_number(cell: object) -> bool:
+    try:
+        float(str(cell).replace(",", "") or "0")
+    except ValueError:
+        return False
+    return True
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(escaped(text), style=style, overflow="fold")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.amp.grad_scaler import GradScaler
+
+HOPELESS = 1.0  # a loss scale of 65536 is below it after 20 steps that were skipped
 
 
 class Scaling:
@@ -17,6 +20,7 @@ class Scaling:
         self.used = False
         self.skipped = 0
         self._stepped = False
+        self._scalers: weakref.WeakSet[GradScaler] = weakref.WeakSet()
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -24,7 +28,9 @@ class Scaling:
         scale, update = GradScaler.scale, GradScaler.update
 
         def noted_scale(scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
-            self.used = self.used or scaler.is_enabled()
+            if scaler.is_enabled():
+                self.used = True
+                self._scalers.add(scaler)
             return scale(scaler, *args, **kwargs)
 
         def noted_update(scaler: GradScaler, *args: Any, **kwargs: Any) -> None:
@@ -39,6 +45,11 @@ class Scaling:
             yield
         finally:
             changed.scale, changed.update = scale, update
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether a scale is so small that it is not the scale that makes gradients overflow."""
+        return any(scaler.get_scale() < HOPELESS for scaler in self._scalers)
 
     def stepped(self) -> None:
         """An optimizer has changed its parameters."""

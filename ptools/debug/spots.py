@@ -5,32 +5,44 @@ from __future__ import annotations
 import linecache
 import sys
 import sysconfig
+import weakref
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
 
+import torch
 from torch import nn
+from torch.autograd import graph
 
 from ptools.debug.findings import Place
 from ptools.debug.modules import Modules
 from ptools.source import is_users
 
 _STDLIB = sysconfig.get_path("stdlib")
+_ENGINE = graph._engine_run_backward.__code__
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+_OPTIMIZERS = str(Path(torch.optim.__file__).parent)
 Position = tuple[CodeType, int]  # a code object and the offset of an instruction in it
 
 
 class Spot:
     """The innermost line that is not torch's, the user's own line, and the module."""
 
-    __slots__ = ("inner", "module", "outer")
+    __slots__ = ("_module", "inner", "outer")
 
     def __init__(
         self, inner: Position | None, outer: Position | None, module: nn.Module | None
     ) -> None:
         self.inner = inner
         self.outer = outer
-        self.module = module
+        # Spots are kept by the thousand, and must not keep a model that is gone.
+        self._module = None if module is None else weakref.ref(module)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The innermost module that was being called, if it is still there."""
+        return None if self._module is None else self._module()
 
     def place(self, modules: Modules) -> Place | None:
         """The line with its text; None if no line of the user's was running."""
@@ -43,9 +55,32 @@ class Spot:
 
 def spot(modules: Modules, depth: int = 1) -> Spot:
     """Where the caller's caller (and so on, by `depth`) stands."""
-    frame: FrameType | None = sys._getframe(depth)
+    return _outside(sys._getframe(depth), modules)
+
+
+def caller_of_function(modules: Modules, depth: int = 1) -> Spot | None:
+    """Where `apply` of an autograd Function was called whose forward is running, if one is."""
+    return _caller_of(_APPLY, sys._getframe(depth), modules)
+
+
+def caller_of_backward(modules: Modules, depth: int = 1) -> Spot | None:
+    """Where the backward that is running was called."""
+    return _caller_of(_ENGINE, sys._getframe(depth), modules)
+
+
+def _caller_of(code: CodeType, frame: FrameType | None, modules: Modules) -> Spot | None:
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return None if frame is None else _outside(frame, modules)
+
+
+def _outside(frame: FrameType | None, modules: Modules) -> Spot:
     while frame is not None and not is_users(frame.f_code.co_filename):
         frame = frame.f_back
+    return _spot_at(frame, modules)
+
+
+def _spot_at(frame: FrameType | None, modules: Modules) -> Spot:
     if frame is None:
         return Spot(None, None, modules.current())
     inner = frame.f_code, frame.f_lasti
@@ -56,6 +91,26 @@ def spot(modules: Modules, depth: int = 1) -> Spot:
             frame = frame.f_back
         outer = frame and (frame.f_code, frame.f_lasti)
     return Spot(inner, outer, modules.current())
+
+
+def in_users_backward(depth: int = 1) -> bool:
+    """Whether a backward has called code of the user's: a Function, a hook, a checkpoint."""
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None and frame.f_code is not _ENGINE:
+        if is_users(frame.f_code.co_filename):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def in_optimizer(depth: int = 1) -> bool:
+    """Whether one of torch's optimizers is at work."""
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None and not is_users(frame.f_code.co_filename):
+        if frame.f_code.co_filename.startswith(_OPTIMIZERS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @cache

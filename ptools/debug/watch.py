@@ -1,4 +1,4 @@
-"""Mode `watch`: is a loss or a gradient not finite? One fused check before each optimizer step."""
+"""Mode `watch`: is a loss, a gradient or a parameter not finite? One fused check before a step."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from typing import Any
 
 import torch
 
-from ptools.debug.clock import roots_of
+from ptools.debug.clock import held_by, roots_of
 from ptools.debug.findings import Finding
+from ptools.debug.finite import PLAIN, all_finite, has_nan, is_finite
 from ptools.debug.mode import Mode
 from ptools.debug.scaling import Scaling
 
 SKIPPED_IN_A_ROW = 20  # a loss scale of 65536 is below 1 by then
+LOSS = "nonfinite-loss"
+_WAITING = 16
 
 
 class Watch(Mode):
-    """Sees that something went wrong and at which step; another run then finds where."""
+    """Sees that something went wrong and at which step; another run then finds where.
+
+    Parameters are looked at when the program is through only: before, a bad one shows in the loss.
+    """
 
     def __init__(self, *rest: Any) -> None:
         super().__init__(*rest)
-        self._losses: list[torch.Tensor] = []  # on an accelerator, not yet looked at
+        self._losses: list[torch.Tensor] = []  # on an accelerator, which is read once a step
         self.scaling = Scaling()
 
     def running(self) -> Any:
@@ -28,69 +34,67 @@ class Watch(Mode):
 
     def before_backward(self, roots: tuple[torch.Tensor, ...]) -> None:
         for root in roots_of(roots):
-            if root.device.type != "cpu":
+            if root.device.type == "cpu":
+                self._check_loss(root)
+            else:
                 self._losses.append(root.detach())
-            elif root.numel() == 1:
-                self._check_loss(root.item())
-            elif not _finite(root):
-                self._check_loss(math.nan)
-
-    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        losses, self._losses = self._losses, []
-        for loss in losses:
-            if not _finite(loss):
-                self._check_loss(loss.item() if loss.numel() == 1 else math.nan)
-        gradients = [
-            parameter.grad
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        if gradients and not _all_finite(gradients) and not self.scaling.skips(optimizer):
-            self._bad_gradient(optimizer)
-
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.scaling.stepped()
+        if len(self._losses) >= _WAITING:
+            self._check_losses()
 
     def after_backward(self, roots: tuple[torch.Tensor, ...]) -> None:
         if self.scaling.skipped == SKIPPED_IN_A_ROW:
             self._tell(f"the loss scaler skipped {SKIPPED_IN_A_ROW} steps in a row", "scaler")
 
-    def _check_loss(self, value: Any) -> None:
-        if math.isfinite(abs(value)) or (math.isinf(abs(value)) and self.scaling.used):
-            return
-        self._tell(f"the loss is {value}", "nonfinite-loss")
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._losses:
+            self._check_losses()
+        gradients = [one.grad for one in held_by(optimizer) if one.grad is not None]
+        if gradients and not all_finite(gradients) and not self.scaling.skips(optimizer):
+            self._bad_gradient(optimizer)
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.scaling.stepped()
+
+    def finish(self) -> None:
+        self._check_losses()
+        parameters = [one for owner in self.clock.optimizers for one in held_by(owner)]
+        bad = [one for one in parameters if not is_finite(one)]
+        if bad and not self.log.findings:
+            self._tell(
+                f"{self._names(bad)} is not finite after the last step", "nonfinite-parameter"
+            )
+        if not self.clock.ticks:
+            self.log.note("no backward was called: mode watch looks at losses; take --mode nan")
+        elif not self.clock.optimizers:
+            self.log.note(
+                "no optimizer of torch was used: only the losses were watched, not the gradients"
+            )
+
+    def _check_losses(self) -> None:
+        losses, self._losses = self._losses, []
+        if losses and not all_finite(losses):
+            for loss in losses:
+                self._check_loss(loss)
+
+    def _check_loss(self, loss: torch.Tensor) -> None:
+        if loss.numel() == 1 and type(loss) in PLAIN:
+            value = abs(loss.item())
+        else:
+            value = 0.0 if is_finite(loss) else math.nan if has_nan(loss) else math.inf
+        if not math.isfinite(value) and not (math.isinf(value) and self.scaling.used):
+            self._tell(f"the loss is {'NaN' if math.isnan(value) else 'infinite'}", LOSS)
 
     def _bad_gradient(self, optimizer: torch.optim.Optimizer) -> None:
-        names = [
-            self.modules.parameter_name(parameter) or f"a parameter {tuple(parameter.shape)}"
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None and not _finite(parameter.grad)
+        bad = [
+            one for one in held_by(optimizer) if one.grad is not None and not is_finite(one.grad)
         ]
-        rest = f" and of {len(names) - 1} more" if len(names) > 1 else ""
-        self._tell(f"the gradient of {names[0]}{rest} is not finite", "nonfinite-gradient")
+        self._tell(f"the gradient of {self._names(bad)} is not finite", "nonfinite-gradient")
+
+    def _names(self, parameters: list[torch.Tensor]) -> str:
+        first = parameters[0]
+        name = self.modules.parameter_name(first) or f"a parameter {tuple(first.shape)}"
+        return f"{name} and of {len(parameters) - 1} more" if len(parameters) > 1 else name
 
     def _tell(self, summary: str, kind: str) -> None:
         place = self.here()
         self.found(Finding(kind, summary, places=(("seen", place),) if place else ()))
-
-
-def _all_finite(gradients: list[torch.Tensor]) -> bool:
-    """Whether all values are finite; one reading of the device for all tensors of it."""
-    if any(gradient.is_sparse for gradient in gradients):
-        return all(map(_finite, gradients))
-    norms = torch._foreach_norm(gradients)
-    if len({norm.device for norm in norms}) > 1 or len({norm.dtype for norm in norms}) > 1:
-        sums = [norm.double().item() for norm in norms]
-        total = sum(sums)
-    else:
-        total = torch.stack(norms).sum().item()
-    # The squares of large values may overflow.
-    return math.isfinite(total) or all(map(_finite, gradients))
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    values = tensor.detach()
-    values = values.coalesce().values() if values.is_sparse else values
-    return bool(torch.isfinite(values).all())

@@ -8,7 +8,8 @@ leaves every doubt to PIL.
 import threading
 import warnings
 from io import BytesIO
-from typing import Literal, NamedTuple
+from struct import Struct
+from typing import Literal
 
 Check = Literal["header", "decode", "none"]
 
@@ -19,20 +20,14 @@ _JPEG = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what every decoder reads
 _JPEG_TABLES = frozenset((0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))  # what precedes a frame
+_JPEG_SEGMENT = Struct(">BBH")  # ff, marker, length
+_JPEG_FRAME = Struct(">4xBHHB")  # bits, height, width, components
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_SIZE = Struct(">16xII")
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _GIF = (b"GIF87a", b"GIF89a")
 _GIF_END = b"\0;"  # the last block's terminator and the trailer
-
-
-class _Glance(NamedTuple):
-    """What the first and last bytes say; a size of 0 x 0 is one that they do not tell."""
-
-    kind: str
-    width: int = 0
-    height: int = 0
-    whole: bool = False  # it ends as its format should
 
 
 def problem(data: bytes | memoryview, check: Check) -> str | None:
@@ -44,22 +39,21 @@ def problem(data: bytes | memoryview, check: Check) -> str | None:
     """
     if check == "none":
         return None
-    if not data:
-        return "empty file"
-    if bytes(data[:4]) in _POSTSCRIPT:  # PIL would hand it to Ghostscript, a program to be run
-        return "PostScript, which is no image"
     kind, width, height, whole = _glance(data)
     if width * height > MOST_PIXELS:
         return f"a decompression bomb: {width}x{height} pixels"
     if check == "header" and whole and width and height:
         return None
+    if not data:
+        return "empty file"
+    if bytes(data[:4]) in _POSTSCRIPT:  # PIL would hand it to Ghostscript, a program to be run
+        return "PostScript, which is no image"
     return _decoding_problem(data, kind)
 
 
 def is_clipped_grey(data: bytes | memoryview) -> bool:
     """Whether this is a PNG of 16-bit grey, which PIL's `convert("RGB")` clips to white."""
-    head = bytes(data[:26])
-    return head[:8] == _PNG and head[12:16] == b"IHDR" and head[24:26] == b"\x10\0"
+    return data[24:26] == b"\x10\0" and data[:8] == _PNG and data[12:16] == b"IHDR"
 
 
 def jpeg_frame(data: bytes | memoryview) -> tuple[int, int, int] | None:
@@ -71,42 +65,42 @@ def jpeg_frame(data: bytes | memoryview) -> tuple[int, int, int] | None:
     if data[:3] != _JPEG:
         return None
     position, end = 2, len(data) - 10
-    while position < end and data[position] == 0xFF:
-        marker = data[position + 1]
+    while position < end:
+        first, marker, length = _JPEG_SEGMENT.unpack_from(data, position)
+        if first != 0xFF:
+            return None
+        if marker in _JPEG_FRAMES:
+            bits, height, width, components = _JPEG_FRAME.unpack_from(data, position)
+            common = bits == 8 and length == 8 + 3 * components
+            return (width, height, components) if common else None
         if marker == 0xFF:  # a fill byte
             position += 1
-            continue
-        length = data[position + 2] << 8 | data[position + 3]
-        if marker in _JPEG_FRAMES:
-            components = data[position + 9]
-            if data[position + 4] != 8 or length != 8 + 3 * components:
-                return None
-            height = data[position + 5] << 8 | data[position + 6]
-            return data[position + 7] << 8 | data[position + 8], height, components
-        if marker not in _JPEG_TABLES or length < 2:
+        elif marker in _JPEG_TABLES and length >= 2:
+            position += 2 + length
+        else:
             return None
-        position += 2 + length
     return None
 
 
-def _glance(data: bytes | memoryview) -> _Glance:
+def _glance(data: bytes | memoryview) -> tuple[str, int, int, bool]:
+    """Kind, width, height, and whether it ends as its format should; 0 x 0 if they are not told."""
     head = bytes(data[:32])
     if head[:3] == _JPEG:
         width, height, _ = jpeg_frame(data) or (0, 0, 0)
-        return _Glance("JPEG", width, height, data[-2:] == _JPEG_END)
+        return "JPEG", width, height, data[-2:] == _JPEG_END
     if head[:8] == _PNG:
-        if head[12:16] != b"IHDR":
-            return _Glance("PNG")
-        width, height = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
-        return _Glance("PNG", width, height, data[-12:] == PNG_END)
+        if head[12:16] != b"IHDR" or len(head) < _PNG_SIZE.size:
+            return "PNG", 0, 0, False
+        width, height = _PNG_SIZE.unpack_from(head)
+        return "PNG", width, height, data[-12:] == PNG_END
     if head[:6] in _GIF:
         width, height = _little(head[6:8]), _little(head[8:10])
-        return _Glance("GIF", width, height, data[-2:] == _GIF_END)
+        return "GIF", width, height, data[-2:] == _GIF_END
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         width, height = _webp_size(head)
         whole = len(data) > len(head) and _little(head[4:8]) + 8 == len(data)
-        return _Glance("WebP", width, height, whole)
-    return _Glance("")
+        return "WebP", width, height, whole
+    return "", 0, 0, False
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:

@@ -6,32 +6,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import lmdb
 
 from ptools.cores import usable_cores
 from ptools.errors import PtoolsError
 from ptools.files import free_space, human_bytes
-from ptools.image_lmdb.ahead import read_files
-from ptools.image_lmdb.check import is_clipped_grey, problem
-from ptools.image_lmdb.plan import Options, Plan
-from ptools.image_lmdb.recode import NotRecoded, recoded
+from ptools.image_lmdb.ahead import Loaded, read_files
+from ptools.image_lmdb.check import Check, is_clipped_grey, problem
+from ptools.image_lmdb.plan import Plan
+from ptools.image_lmdb.recode import NotRecoded, Recode, recoded
 from ptools.image_lmdb.report import ShardReport, Skipped
-from ptools.image_lmdb.scan import Entry
 from ptools.image_lmdb.store import Store, writing
 from ptools.image_lmdb.writer import ShardWriter
 
 Advance = Callable[[int, int], None]  # told how many images and bytes of the source are done
-
-
-class _Image(NamedTuple):
-    """What is to be stored of one file, or why it is not."""
-
-    entry: Entry
-    data: bytes | memoryview
-    problem: str | None
-    unreadable: bool = False
 
 
 def pack_shard(plan: Plan, index: int, store: Store, advance: Advance | None = None) -> ShardReport:
@@ -130,22 +119,20 @@ def _write_once(
         )
 
 
-def _images(plan: Plan, index: int) -> Iterator[_Image]:
-    options = plan.options
+def _images(plan: Plan, index: int) -> Iterator[Loaded]:
+    """What is to be stored of each file, or why it is not."""
+    check, recode = plan.options.check, plan.options.recode
     files = read_files(plan.source, plan.entries(index))
-    if options.check != "decode" and options.recode is None:
+    if check != "decode" and recode is None:
         for loaded in files:
-            yield _processed(loaded.entry, loaded.data, loaded.problem, options)
+            yield _processed(loaded, check, recode)
         return
     cores = usable_cores()
-    waiting: deque[Future[_Image]] = deque()
+    waiting: deque[Future[Loaded]] = deque()
     with ThreadPoolExecutor(cores) as threads:
         try:
             for loaded in files:
-                content = bytes(loaded.data)  # the next file takes its place
-                waiting.append(
-                    threads.submit(_processed, loaded.entry, content, loaded.problem, options)
-                )
+                waiting.append(threads.submit(_processed, loaded, check, recode))
                 if len(waiting) > 4 * cores:
                     yield waiting.popleft().result()
             while waiting:
@@ -154,15 +141,15 @@ def _images(plan: Plan, index: int) -> Iterator[_Image]:
             threads.shutdown(cancel_futures=True)
 
 
-def _processed(
-    entry: Entry, data: bytes | memoryview, problem_reading: str | None, options: Options
-) -> _Image:
-    if problem_reading is not None:
-        return _Image(entry, b"", problem_reading, unreadable=True)
-    reason = problem(data, options.check)
-    if reason is None and options.recode is not None:
-        try:
-            data = recoded(data, options.recode)
-        except NotRecoded as error:
-            reason = str(error)
-    return _Image(entry, data, reason)
+def _processed(loaded: Loaded, check: Check, recode: Recode | None) -> Loaded:
+    if loaded.problem is not None:
+        return loaded
+    reason = problem(loaded.data, check)
+    if reason is not None:
+        return loaded._replace(problem=reason)
+    if recode is None:
+        return loaded
+    try:
+        return loaded._replace(data=recoded(loaded.data, recode))
+    except NotRecoded as error:
+        return loaded._replace(problem=str(error))

@@ -56,7 +56,7 @@ class Recode:
             )
 
 
-def recoded(data: bytes | memoryview, recode: Recode) -> bytes | memoryview:
+def recoded(data: bytes, recode: Recode) -> bytes:
     """Make one image smaller and store it in its own format (a rare one: in PNG).
 
     What is small enough already comes back as it is, and so do animations and files of several
@@ -79,7 +79,7 @@ def recoded(data: bytes | memoryview, recode: Recode) -> bytes | memoryview:
         raise NotRecoded(decoding_fault(error, data)) from error
 
 
-def _recoded(image: "ImageFile", data: bytes | memoryview, recode: Recode) -> bytes | memoryview:
+def _recoded(image: "ImageFile", data: bytes, recode: Recode) -> bytes:
     # MPO: a phone's JPEG with a preview or a gain map behind it. The photo alone is what counts.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         return data

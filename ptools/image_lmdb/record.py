@@ -30,7 +30,7 @@ PREFIX_BYTES = 64
 STAMP_AT = PREFIX_BYTES - 24
 _PREFIX = struct.Struct("<8sIIQQQQQQ")
 _ROW = struct.Struct("<QIIIIH2x")
-_OFFSET, _CRC32 = struct.Struct("<Q"), struct.Struct("<I")
+_CRC32 = struct.Struct("<I")
 _FIELDS = (
     "offset:u64 length:u32 label:u32 crc32:u32 path_at:u32 path_length:u16 zero:u16 row_crc32:u32"
 )
@@ -79,17 +79,12 @@ class Layout:
         return self.paths_at + self.paths_length
 
 
-def pack_row(row: Row) -> bytes:
-    """A row whose checksum is still missing: `place_row` adds it."""
-    return _ROW.pack(*row) + bytes(4)
-
-
-def place_row(rows: bytearray, index: int, offset: int) -> Row:
-    """Say where the image of a packed row came to lie, and complete it."""
-    at = ROW_BYTES * index
-    _OFFSET.pack_into(rows, at, offset)
-    _CRC32.pack_into(rows, at + _ROW.size, zlib.crc32(rows[at : at + _ROW.size]))
-    return Row._make(_ROW.unpack_from(rows, at))
+def pack_row(
+    offset: int, length: int, label: int, crc32: int, path_at: int, path_length: int
+) -> bytes:
+    """A row with its checksum."""
+    row = _ROW.pack(offset, length, label, crc32, path_at, path_length)
+    return row + _CRC32.pack(zlib.crc32(row))
 
 
 def unpack_row(data: bytes | bytearray | memoryview) -> Row | None:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import zlib
+from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,13 +16,12 @@ from ptools.image_lmdb.pages import open_tree, values
 from ptools.image_lmdb.record import (
     KEY,
     PREFIX_BYTES,
+    ROW_BYTES,
     STAMP_AT,
-    Row,
     Stamp,
     pack_record,
     pack_row,
     pack_stamp,
-    place_row,
     unpack_prefix,
 )
 from ptools.image_lmdb.sizes import PAGE_BYTES
@@ -48,8 +48,8 @@ class ShardWriter:
         self.images = 0
         self.bytes = 0
         self._map_size = -(-file_bytes // PAGE_BYTES) * PAGE_BYTES
-        self._rows = bytearray()
-        self._paths = bytearray()
+        self._lengths, self._labels, self._crc32s = array("I"), array("I"), array("I")
+        self._path_lengths, self._paths = array("H"), bytearray()
         self._pending = self._since_open = 0
         self._open()
 
@@ -60,12 +60,14 @@ class ShardWriter:
         self._transaction.abort()
         self._environment.close()
 
-    def add(self, data: bytes | memoryview, path: str, label: int) -> None:
+    def add(self, data: bytes, path: str, label: int) -> None:
         """Add an image under the next key."""
-        name = path.encode("utf-8", "surrogateescape")  # os.fsencode takes three times as long
         self._put(self.images.to_bytes(8, "big"), data)
-        row = Row(0, len(data), label, zlib.crc32(data), len(self._paths), len(name))
-        self._rows += pack_row(row)
+        name = path.encode("utf-8", "surrogateescape")  # os.fsencode takes three times as long
+        self._lengths.append(len(data))
+        self._labels.append(label)
+        self._crc32s.append(zlib.crc32(data))
+        self._path_lengths.append(len(name))
         self._paths += name
         self.images += 1
         self.bytes += len(data)
@@ -78,11 +80,11 @@ class ShardWriter:
             "bytes": self.bytes,
             "paths_crc32": zlib.crc32(self._paths),
         }
-        self._put(KEY, pack_record(header, self._rows, self._paths))
+        self._put(KEY, pack_record(header, bytes(ROW_BYTES * self.images), self._paths))
         self._transaction.commit()
         self._environment.close()
         with self.path.open("r+b", buffering=0) as file:
-            self._write_offsets(file.fileno())
+            self._write_rows(file.fileno())
             os.fsync(file.fileno())
             return os.fstat(file.fileno()).st_size
 
@@ -93,7 +95,7 @@ class ShardWriter:
         )
         self._transaction: Any = self._environment.begin(write=True)
 
-    def _put(self, key: bytes, data: bytes | memoryview) -> None:
+    def _put(self, key: bytes, data: bytes) -> None:
         # liblmdb refuses to append a key out of order by its result alone.
         if not self._transaction.put(key, data, append=True):
             raise AssertionError(f"key {key!r} is out of order")
@@ -112,25 +114,29 @@ class ShardWriter:
         else:
             self._transaction = self._environment.begin(write=True)
 
-    def _write_offsets(self, descriptor: int) -> None:
-        """Fill in where each value came to lie, now that no page moves any more."""
+    def _write_rows(self, descriptor: int) -> None:
+        """Fill in the rows of the record, now that no value moves any more."""
         name = str(self.path)
         tree = open_tree(descriptor, name)
-        for index, value in enumerate(values(tree)):
-            if value.key == KEY:
-                record = value.offset
-            else:
-                self._place(descriptor, index, value.offset)
+        offsets = array("Q", (value.offset for value in values(tree)))
+        record = offsets.pop()
         layout = unpack_prefix(os.pread(descriptor, PREFIX_BYTES, record), name)
-        os.pwrite(descriptor, self._rows, record + layout.rows_at)
+        os.pwrite(descriptor, self._rows(offsets), record + layout.rows_at)
         stamp = Stamp(tree.last_page, tree.root, tree.transaction)
         os.pwrite(descriptor, pack_stamp(stamp), record + STAMP_AT)
+        for index in {*range(0, self.images, _READ_BACK), self.images - 1} - {-1}:
+            self._read_back(descriptor, index, offsets[index])
 
-    def _place(self, descriptor: int, index: int, offset: int) -> None:
-        row = place_row(self._rows, index, offset)
-        if index % _READ_BACK and index != self.images - 1:
-            return
-        if zlib.crc32(os.pread(descriptor, row.length, offset)) != row.crc32:
+    def _rows(self, offsets: "array[int]") -> bytearray:
+        rows, path_at = bytearray(), 0
+        columns = offsets, self._lengths, self._labels, self._crc32s, self._path_lengths
+        for offset, length, label, crc32, path_length in zip(*columns, strict=True):
+            rows += pack_row(offset, length, label, crc32, path_at, path_length)
+            path_at += path_length
+        return rows
+
+    def _read_back(self, descriptor: int, index: int, offset: int) -> None:
+        if zlib.crc32(os.pread(descriptor, self._lengths[index], offset)) != self._crc32s[index]:
             raise DamagedDatabase(
                 f"{self.path} does not hold what was written to it", "check the disk and its memory"
             )

@@ -64,7 +64,7 @@ def launch(
             same call; what SLURM says by default.
         master: HOST or HOST:PORT of the machine where they meet.
         restarts: how often the whole run is begun anew after a failure.
-        show: what `first` shows is rank 0 alone, until another fails.
+        show: what `first` shows is rank 0 alone, until another fails; `none` is for the files.
         logs: the folder for the files; a new one in the temporary folder by default.
         grace: seconds until processes that were asked to end are killed.
         hang: seconds without a sign of life after which all stacks are shown.
@@ -86,7 +86,7 @@ def launch(
     job = _job(script, arguments, module)
     check(job)
     devices = _devices(gpus, procs, tell)
-    variables = _variables(amp, inject, seed, debug, tell)
+    variables = _variables(amp, inject, seed, tell) | (_checks(devices) if debug else {})
     meeting = where_to_meet(nodes, master, restarts)
     folder = _folder(logs)
     world = _world(devices, folder.name)
@@ -208,7 +208,7 @@ def _job(script: str | Path | Callable[[], object], arguments: Sequence[str], mo
 
 
 def _variables(
-    amp: str | None, inject: bool, seed: int | None, debug: bool, tell: Callable[[str], None]
+    amp: str | None, inject: bool, seed: int | None, tell: Callable[[str], None]
 ) -> dict[str, str]:
     found = dict(os.environ)
     if inject and amp is None:
@@ -225,13 +225,18 @@ def _variables(
             found[INJECT] = "1"
     if seed is not None:
         found |= {"PYTHONHASHSEED": str(seed), "PTOOLS_SEED": str(seed)}
-    if debug:
-        found |= {
-            "TORCH_DISTRIBUTED_DEBUG": "DETAIL",
-            "TORCH_SHOW_CPP_STACKTRACES": "1",
-            "NCCL_DEBUG": found.get("NCCL_DEBUG", "INFO"),
-        }
     return found
+
+
+def _checks(devices: Devices) -> dict[str, str]:
+    """The environment for the checks and messages of torch.distributed and NCCL."""
+    # Among CPU processes torch 2.13 crashes in the constructor of DDP when told more than INFO.
+    detail = "DETAIL" if devices.gpus else "INFO"
+    return {
+        "TORCH_DISTRIBUTED_DEBUG": os.environ.get("TORCH_DISTRIBUTED_DEBUG", detail),
+        "TORCH_SHOW_CPP_STACKTRACES": os.environ.get("TORCH_SHOW_CPP_STACKTRACES", "1"),
+        "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "INFO"),
+    }
 
 
 def _folder(logs: str | Path | None) -> Path:

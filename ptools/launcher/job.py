@@ -1,11 +1,10 @@
 """What is to be run, looked at before any process is started."""
 
-import sys
 import warnings
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ptools import script
 from ptools.errors import UsageError
 
 Kind = Literal["script", "module", "function"]
@@ -26,21 +25,11 @@ def check(job: Job) -> None:
         UsageError: there is no such script or module, or Python cannot compile it.
     """
     if job.kind == "script":
-        _check_script(Path(job.name))
+        _compile(script.check_script(job.name), Path(job.name))
     elif job.kind == "module":
-        _check_module(job.name)
-
-
-def _check_script(script: Path) -> None:
-    if script.is_dir():
-        raise UsageError(f"{script} is a folder", hint="give a script, or -m for a module")
-    try:
-        source = script.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"there is no script {script}", hint=_near(script)) from None
-    except OSError as error:
-        raise UsageError(f"cannot read {script}: {error.strerror}") from error
-    _compile(source, script)
+        origin = script.check_module(job.name).origin
+        if origin is not None and origin.endswith(".py"):
+            _compile(Path(origin).read_bytes(), Path(origin))
 
 
 def _compile(source: bytes, file: Path) -> None:
@@ -53,34 +42,3 @@ def _compile(source: bytes, file: Path) -> None:
         place = f"{file}:{line}" if line else str(file)
         message = getattr(error, "msg", None) or str(error)
         raise UsageError(f"{place}: {message}", hint="Python cannot compile it") from error
-
-
-def _near(script: Path) -> str:
-    import difflib
-
-    folder = script.parent if script.parent.is_dir() else Path()
-    names = [str(file) for file in folder.glob("*.py")]
-    near = difflib.get_close_matches(str(script), names, n=1)
-    return f"did you mean {near[0]}?" if near else "the first word that is no option is the script"
-
-
-def _check_module(name: str) -> None:
-    spec = _spec(name)
-    if spec is not None and spec.submodule_search_locations is not None:
-        spec = _spec(f"{name}.__main__")
-    if spec is None:
-        raise UsageError(f"there is no module {name}", hint="give its name as for python -m")
-    if spec.origin is not None and spec.origin.endswith(".py"):
-        _compile(Path(spec.origin).read_bytes(), Path(spec.origin))
-
-
-def _spec(name: str) -> ModuleSpec | None:
-    """Where a module is, without importing the packages that it is in."""
-    spec, path = None, [str(Path.cwd()), *sys.path]
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        spec = PathFinder.find_spec(".".join(parts[:end]), path)
-        if spec is None:
-            return None
-        path = list(spec.submodule_search_locations or ())
-    return spec

@@ -12,7 +12,7 @@ from ptools.launcher.logs import Log
 from ptools.launcher.sink import Prefixed, Sink
 from ptools.launcher.wire import read
 
-Show = Literal["first", "all"]
+Show = Literal["first", "all", "none"]
 
 _PIPE = 1 << 20
 _ALL_PIPES = 16 << 20  # a user may have 64 MB of them, before every new one becomes small
@@ -43,7 +43,7 @@ class Output:
         What is shown on a terminal is printed to a terminal; all else goes through a pipe.
         """
         self._given[local_rank] = set()
-        if self._show == "first" and local_rank > 0:
+        if self._show == "none" or (self._show == "first" and local_rank > 0):
             given = self._new(local_rank, None)
             return given, given
         self._logs[local_rank].recent = None
@@ -98,7 +98,7 @@ class Output:
     def show_from_failure(self, local_rank: int) -> None:
         """Show what a process prints from its failure on, and a few lines before it, on stderr."""
         recent, self._logs[local_rank].recent = self._logs[local_rank].recent, None
-        if recent is None:
+        if recent is None or self._show == "none":
             return
         rank = self._first_rank + local_rank
         failed = {rank: values["time_ns"] for rank, values in read("failure", self._folder)}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ptools.cli import main
+from ptools.cli import main, pack_lmdb_pages
 
 Capture = pytest.CaptureFixture[str]
 
@@ -143,6 +143,41 @@ def test_packing_needs_neither_torch_nor_a_decoder(images: Path) -> None:
     call = [sys.executable, "-c", code]
     done = subprocess.run(call, cwd=images.parent, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 set()"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["imgs"], (Path("imgs"), {})),
+        (["imgs", "-o", "a.lmdb"], (Path("imgs"), {"output": "a.lmdb"})),
+        (["--output", "a.lmdb", "imgs"], (Path("imgs"), {"output": "a.lmdb"})),
+        (["imgs", "--jobs", "2"], None),  # Typer reads all others, and what is wrong
+        (["imgs", "more"], None),
+        (["imgs", "-o", "-f"], None),
+        (["imgs", "-o"], None),
+        (["--help"], None),
+        ([], None),
+    ],
+)
+def test_the_usual_call_is_read_without_typer(
+    words: list[str], expected: tuple[Path, dict[str, str]] | None
+) -> None:
+    assert pack_lmdb_pages.plain(words) == expected
+
+
+@pytest.mark.parametrize(("environment", "imported"), [({}, False), ({"FORCE": "1"}, True)])
+def test_a_usual_call_does_not_wait_for_typer(
+    environment: dict[str, str], imported: bool, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"PTOOLS_PACK_LMDB_{name}", value)
+    code = (
+        "import sys; from ptools.cli import main; code = main(['pack-lmdb', 'imgs'])\n"
+        "print(code, 'typer' in sys.modules)"
+    )
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(call, cwd=images.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"0 {imported}"
 
 
 def test_the_whole_round(images: Path, capsys: Capture) -> None:

@@ -213,7 +213,7 @@ def hostile(file: Path, row: Row | None = None, header: dict[str, object] | None
     start = data.rindex(MAGIC)
     if row is not None:
         at = data.rindex(b"cat/1.jpg") - ROW_BYTES
-        file.write_bytes(data[:at] + pack_row(row) + data[at + ROW_BYTES :])
+        file.write_bytes(data[:at] + pack_row(*row) + data[at + ROW_BYTES :])
     if header is not None:
         length = int.from_bytes(data[start + 16 : start + 24], "little")
         text = json.dumps(header).encode().ljust(length)

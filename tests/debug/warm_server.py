@@ -1,0 +1,70 @@
+"""A process that has imported torch and forks for each program: it starts in milliseconds.
+
+Each line of the input is a request in JSON: `words`, as `ptools.debug.child` takes them, or `plain`
+or `anomaly` and a script; `variables` for the environment; the file that takes the `output`. Each
+line of the output is an exit code.
+"""
+
+import json
+import os
+import runpy
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch._dynamo
+import torch.distributed
+import torch.func
+import torch.utils.checkpoint
+import torch.utils.data
+
+from ptools.debug import child, mode, modes  # noqa: F401
+from ptools.script import exit_code
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    torch.set_num_threads(1)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _answer(**json.loads(line))
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _answer(words: Sequence[str], variables: Mapping[str, str], output: str) -> None:
+    with Path(os.devnull).open() as nothing, Path(output).open("wb") as file:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(variables)
+    torch._dynamo.config.disable = "TORCHDYNAMO_DISABLE" in variables
+    code = 0
+    try:
+        _run(*words)
+    except SystemExit as error:
+        code = exit_code(error)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _run(kind: str, *words: str) -> None:
+    if kind in ("plain", "anomaly"):
+        warnings.filterwarnings("ignore", "Anomaly Detection has been enabled")
+        torch.autograd.set_detect_anomaly(kind == "anomaly")
+        runpy.run_path(words[0], run_name="__main__")
+    else:
+        sys.argv = ["ptools", kind, *words]
+        child.main()
+
+
+if __name__ == "__main__":
+    main()
