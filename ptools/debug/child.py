@@ -158,6 +158,7 @@ class _Run:
                     "notes": log.notes if log else [],
                     "tables": [vars(table) for table in log.tables] if log else [],
                     "ticks": clock.ticks if clock else 0,
+                    "good_until": self._mode.good_until if self._mode else 0,
                     "steps": clock.steps if clock else 0,
                     "watched": self._mode is not None,
                     "asked": self.asked,

@@ -127,8 +127,9 @@ class _Session:
         mode = _mode_for(seen)
         if mode is None or last.ended.interrupted or not self._can_run_again():
             return
-        # Parameters may have been lost in the step before the one that was seen.
-        start = max(_tick_of(seen) - 2, 0) if mode == "nan" else 0
+        # Before a step all was well, which may have lost parameters in itself.
+        good = min(outcome.good_until for outcome in seen)
+        start = max(good - 1, 0) if mode == "nan" else 0
         self._announce(_summary(seen), mode, start)
         again = self.run(mode, start)
         if start and _came_too_late(again):
@@ -185,11 +186,6 @@ def _summary(outcomes: list[Outcome]) -> str:
         for finding in outcome.findings:
             return f"{finding.summary} at step {finding.step}"
     return "torch raised an error"
-
-
-def _tick_of(outcomes: list[Outcome]) -> int:
-    seen = [finding.tick or 0 for outcome in outcomes for finding in outcome.findings]
-    return min(seen or [outcome.ticks for outcome in outcomes])
 
 
 def _came_too_late(outcomes: list[Outcome]) -> bool:

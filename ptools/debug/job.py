@@ -51,6 +51,7 @@ class Outcome:
 
     Args:
         ticks: Backward calls that were begun.
+        good_until: Those that were begun when all was known to be well.
         steps: Optimizer steps that were completed.
         watched: The program imported torch.
         asked: It read from a terminal.
@@ -64,6 +65,7 @@ class Outcome:
     notes: tuple[str, ...]
     tables: tuple[Table, ...]
     ticks: int
+    good_until: int
     steps: int
     watched: bool
     asked: bool

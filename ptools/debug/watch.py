@@ -1,4 +1,4 @@
-"""Mode `watch`: is a loss, a gradient or a parameter not finite? One fused check before a step."""
+"""Mode `watch`: is a loss, a gradient or a parameter not finite? Next to no work in most steps."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from ptools.debug.scaling import Scaling
 SKIPPED_IN_A_ROW = 20  # a loss scale of 65536 is below 1 by then
 LOSS = "nonfinite-loss"
 _WAITING = 16
+_EVERY = 8  # steps
 
 
 class Watch(Mode):
-    """Sees that something went wrong and at which step; another run then finds where.
+    """Sees that something went wrong, and until when all was well; another run then finds where.
 
-    Parameters are looked at when the program is through only: before, a bad one shows in the loss.
+    Each loss is looked at, gradients and parameters in every eighth step and when the program is
+    through: what a bad gradient has done to a parameter stays, and mostly shows in the next loss.
     """
 
     def __init__(self, *rest: Any) -> None:
         super().__init__(*rest)
-        self._losses: list[torch.Tensor] = []  # on an accelerator, which is read once a step
+        self._losses: list[torch.Tensor] = []  # on an accelerator, which is read now and then
         self.scaling = Scaling()
 
     def running(self) -> Any:
@@ -46,23 +48,24 @@ class Watch(Mode):
             self._tell(f"the loss scaler skipped {SKIPPED_IN_A_ROW} steps in a row", "scaler")
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._losses:
-            self._check_losses()
+        if self.clock.steps % _EVERY:
+            return
+        self._check_losses()
         gradients = [one.grad for one in held_by(optimizer) if one.grad is not None]
         if gradients and not all_finite(gradients) and not self.scaling.skips(optimizer):
-            self._bad_gradient(optimizer)
+            bad = [one for one in held_by(optimizer) if one.grad is not None]
+            bad = [one for one in bad if one.grad is not None and not is_finite(one.grad)]
+            self._tell(f"the gradient of {self._names(bad)} is not finite", "nonfinite-gradient")
+        self._check_parameters("")
+        self.good_until = self.clock.ticks
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.scaling.stepped()
 
     def finish(self) -> None:
         self._check_losses()
-        parameters = [one for owner in self.clock.optimizers for one in held_by(owner)]
-        bad = [one for one in parameters if not is_finite(one)]
-        if bad and not self.log.findings:
-            self._tell(
-                f"{self._names(bad)} is not finite after the last step", "nonfinite-parameter"
-            )
+        if not self.log.findings:
+            self._check_parameters(" after the last step")
         if not self.clock.ticks:
             self.log.note("no backward was called: mode watch looks at losses; take --mode nan")
         elif not self.clock.optimizers:
@@ -84,11 +87,11 @@ class Watch(Mode):
         if not math.isfinite(value) and not (math.isinf(value) and self.scaling.used):
             self._tell(f"the loss is {'NaN' if math.isnan(value) else 'infinite'}", LOSS)
 
-    def _bad_gradient(self, optimizer: torch.optim.Optimizer) -> None:
-        bad = [
-            one for one in held_by(optimizer) if one.grad is not None and not is_finite(one.grad)
-        ]
-        self._tell(f"the gradient of {self._names(bad)} is not finite", "nonfinite-gradient")
+    def _check_parameters(self, when: str) -> None:
+        held = [one for owner in self.clock.optimizers for one in held_by(owner)]
+        if held and not all_finite(held):
+            bad = [one for one in held if not is_finite(one)]
+            self._tell(f"{self._names(bad)} is not finite{when}", "nonfinite-parameter")
 
     def _names(self, parameters: list[torch.Tensor]) -> str:
         first = parameters[0]

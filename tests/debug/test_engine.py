@@ -21,6 +21,7 @@ NOTHING = Outcome(
     notes=(),
     tables=(),
     ticks=9,
+    good_until=6,
     steps=8,
     watched=True,
     asked=False,

@@ -183,3 +183,40 @@ def test_all_is_as_before_when_the_watch_ends() -> None:
     before = torch.autograd.backward, nn.Module.__call__, torch.amp.GradScaler.update
     watched(lambda: nn.Linear(1, 1)(torch.ones(1, 1)).sum().backward())
     assert before == (torch.autograd.backward, nn.Module.__call__, torch.amp.GradScaler.update)
+
+
+def test_a_gradient_that_is_lost_between_two_looks_is_seen_soon_after() -> None:
+    table, used = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([table, used], 0.1)
+    mode = Watch(Log(), Clock(), Modules())
+
+    def program() -> None:
+        for step in range(100):
+            loss = used.sum() + table[0] * 0
+            optimizer.zero_grad()
+            loss.backward()
+            if step == 30:
+                table.grad[3] = math.nan  # of a row that no later loss reads
+            optimizer.step()
+
+    with pytest.raises(Stop), watching(mode):
+        program()
+    (finding,) = mode.log.findings
+    assert finding.kind == "nonfinite-parameter"
+    assert mode.good_until <= 30 < mode.clock.ticks <= 40
+
+
+def test_the_optimizer_that_steps_seldom_is_looked_at_too() -> None:
+    seldom, often = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizers = torch.optim.SGD([often], 0.1), torch.optim.SGD([seldom], 0.1)
+
+    def program() -> None:
+        for step in range(40):
+            often.grad = torch.ones(1)
+            optimizers[0].step()
+            if step % 2:
+                seldom.grad = torch.tensor([math.nan]) if step == 21 else torch.ones(1)
+                optimizers[1].step()
+            assert step < 30
+
+    assert kinds(program) == ["nonfinite-parameter"]
