@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
 
+_PR_SET_PDEATHSIG = 1
 _OURS = os.path.dirname(__file__) + os.sep  # noqa: PTH120
 
 
@@ -84,6 +85,18 @@ def run_module(name: str, arguments: "Sequence[str]") -> None:
     main.__loader__ = spec.loader
     sys.argv = [spec.origin or name, *arguments]
     _execute(code, main)
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent is gone, even by kill -9 (on Linux)."""
+    import ctypes
+    import signal
+    from contextlib import suppress
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before that call
+        os._exit(1)
 
 
 def first_on_path(folder: Path) -> None:

@@ -21,6 +21,7 @@ _BOOT = (
     "{home} in sys.path or sys.path.append({home}); "
     "from ptools.debug.child import main; main()"
 ).format(home=repr(str(Path(__file__).parents[2])))
+PARENT = "PTOOLS_DEBUG_PARENT"  # names this process to the one that runs the program
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 _KEPT = 1 << 16  # bytes
 _LAST = 1.0  # seconds in which the end of an output may still come
@@ -57,6 +58,7 @@ class Processes:
             variables: are added to the environment.
             quiet: keep the end of the output instead of showing it.
         """
+        variables = {**variables, PARENT: str(os.getpid())}
         with self._input.again() as stdin, _signals() as signals:
             process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, *words],

@@ -5,7 +5,6 @@ as Python itself would, and writes down why it failed. It imports nothing of tor
 """
 
 import atexit
-import ctypes
 import faulthandler
 import os
 import signal
@@ -23,7 +22,6 @@ TYPE_CHECKING = False  # that of typing takes long, and each process imports thi
 if TYPE_CHECKING:
     from typing import Any
 
-_PR_SET_PDEATHSIG = 1
 _REST = 0.5  # seconds
 _PATH = list(sys.path)
 
@@ -32,7 +30,7 @@ def main() -> None:
     """Run what the arguments name."""
     kind, name, *arguments = sys.argv[1:]
     rank = int(os.environ["RANK"])
-    _end_with_the_launcher()
+    script.end_with(int(os.environ[LAUNCHER]))
     _tell_stacks(rank)
     # A line that was printed is not lost with the process, though it goes to a pipe.
     with suppress(AttributeError, ValueError):
@@ -65,14 +63,6 @@ def main() -> None:
         raise SystemExit(code) from None
     finally:
         record.end(code, **marks.seen())
-
-
-def _end_with_the_launcher() -> None:
-    """Have the kernel kill this process when the launcher is gone, even by kill -9."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(os.environ[LAUNCHER]):  # it went before that call
-        os._exit(1)
 
 
 def _let_threads_rest(pid: int) -> None:

@@ -105,3 +105,18 @@ def test_what_is_asked_on_a_terminal_is_noted(write: Write, folder: Path) -> Non
         os.dup2(kept, 0)
         os.close(kept)
     assert outcome.asked  # type: ignore[attr-defined]
+
+
+def test_a_program_ends_with_the_process_that_watches_it(write: Write, folder: Path) -> None:
+    write(
+        "script.py",
+        "import time\nprint('shown', flush=True)\ntime.sleep(60)\n",
+    )
+    call = [sys.executable, "-c", TWICE, str(folder)]
+    watching = subprocess.Popen(call, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    assert watching.stdout is not None
+    with watching.stdout as output:
+        assert output.readline() == b"shown\n"
+        watching.kill()
+        assert output.read() == b""  # it comes to its end: nobody has it open any more
+    watching.wait()
