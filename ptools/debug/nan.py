@@ -16,6 +16,7 @@ import torch
 
 from ptools.debug.batches import Batches
 from ptools.debug.births import Birth, Taints
+from ptools.debug.calls import leaves_of
 from ptools.debug.clock import held_by, roots_of
 from ptools.debug.findings import Finding
 from ptools.debug.finite import Unseen, all_finite, has_nan, is_finite
@@ -45,6 +46,7 @@ class Nan(Mode):
         self._tracer = Tracer(self.clock, self.modules)
         self._origins = self._tracer.origins
         self._told: set[Birth] = set()
+        self._leaves: dict[torch.Tensor, None] = {}  # whose gradients nobody has used yet
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -69,6 +71,8 @@ class Nan(Mode):
             self._arm()
         elif self._tracer.on and self.scaling.hopeless:
             self._check_gradients(self._parameters())
+        if not self.clock.optimizers and (self._origins.nans or self._origins.infs):
+            self._leaves |= dict.fromkeys(leaves_of(list(roots)))
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._tracer.on and not self.scaling.skips(optimizer):
@@ -83,6 +87,8 @@ class Nan(Mode):
 
     def finish(self) -> None:
         births = self._origins.births
+        if not (self.log.findings or self.clock.optimizers or self.scaling.used):
+            self._check_gradients(self._leaves)
         if self.log.findings:
             return
         left = [one for one in births if one.read and not one.absorbed]

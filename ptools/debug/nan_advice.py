@@ -26,6 +26,7 @@ _MEMORY = "fill what torch.empty returns: torch.zeros, or an nn.init function"
 _DATA = "look at this sample: drop it, fill what is missing, or mask it before it is used"
 _BEFORE = "run with --at-step 0, or begin earlier: it was made before the tracing began"
 _KEPT = "a NaN that is masked in the forward comes back in the backward: mask before it is made"
+_SUMS = ("mean", "var", "std", "sum", "norm")
 
 _BY_WORD = (
     (("softmax",), _ROW),
@@ -67,6 +68,8 @@ def _of_operation(birth: Birth) -> str:
         return _MASK if birth.node and not first.node else own or (_HALF if half else _RATE)
     if half and birth.kind == "inf":
         return _HALF
+    if birth.forward is not None and "div" in birth.op:  # in a backward of the user's own
+        return _DIVIDE
     if birth.node and "div" in birth.op:
         return _by_word(birth) if _by_word(birth) in (_ROOT, _ANGLE) else _MASK
     return _by_word(birth) or (_RATE if birth.kind == "inf" else "")
@@ -78,4 +81,6 @@ def _by_word(birth: Birth) -> str:
         return _NEGATIVE
     if "pow" in name and not birth.node:
         return _POWER if birth.kind == "nan" else _RATE
+    if birth.kind == "inf" and not birth.node and any(one in name for one in _SUMS):
+        return _RATE  # numbers that are finite, but too large
     return next((text for words, text in _BY_WORD if any(one in name for one in words)), "")

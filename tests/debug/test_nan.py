@@ -360,3 +360,48 @@ def test_torch_func_and_losses_are_as_without_us() -> None:
     ours: list[float] = []
     assert not traced(lambda: ours.extend(program())).findings
     assert ours == program()
+
+
+class Halved(torch.autograd.Function):
+    """A Function whose backward divides nothing by nothing."""
+
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * 0 / (gradient * 0)
+
+
+ADVISED = {
+    "denominator": lambda: Halved.apply(leaf(1.0)).sum().backward(),
+    "learning rate": lambda: (leaf(3e38, 3e38).mean() * 0.5).backward(),
+    "eps inside": lambda: leaf(0.0).sqrt().sum().backward(),
+    "masked everywhere": lambda: (
+        (leaf(0.0, 0.0) + torch.tensor([-math.inf] * 2)).softmax(0).sum().backward()
+    ),
+    "mask the input": lambda: (
+        torch.where((x := leaf(0.0, 1.0)) > 0, x.log(), torch.zeros(2)).sum().backward()
+    ),
+    "logarithm": lambda: leaf(0.0).log().sum().backward(),
+    "too few": lambda: torch.std(leaf(1.0)).backward(),
+}
+
+
+@pytest.mark.parametrize("words", ADVISED)
+def test_the_advice_fits_what_was_done(words: str) -> None:
+    assert words in found(ADVISED[words]).advice
+
+
+def test_a_gradient_that_no_optimizer_uses_is_judged_at_the_end() -> None:
+    bare = leaf(0.0)
+
+    def program() -> None:
+        bare.sqrt().mul(0).sum().backward()  # zero times an infinite slope
+        assert bare.grad is not None
+        bare.grad.nan_to_num_()
+
+    assert traced(program).findings == []
+    finding = found(lambda: leaf(0.0).sqrt().mul(0).sum().backward())
+    assert (finding.kind, finding.op) == ("nan", "aten::div")
