@@ -1,8 +1,6 @@
 """A training that goes well until two points meet: the square root's slope at 0 is infinite.
 
-ptools debug examples/debug.py
-ptools debug examples/debug.py --bug inplace
-python examples/debug.py --bug none
+ptools debug --mode nan --at-step 50 examples/debug.py
 """
 
 import argparse

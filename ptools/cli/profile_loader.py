@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  ptools profile-loader examples/profile_loader.py --step-ms 50 --budget 5
-  ptools profile-loader examples/profile_loader.py:make_loader --budget 5
+  ptools profile-loader examples/profile_loader.py --step-ms 50 --budget 3
+  ptools profile-loader examples/profile_loader.py:make_loader --budget 3
 """
 TOO_SLOW = 3
 INTERRUPTED = 130
