@@ -72,6 +72,8 @@ def debug_script(
     session.run(mode, at_step=at_step)
     if mode == "watch" and rerun:
         session.follow()
+    elif mode == "watch" and (telling := _mode_for(session.outcomes)):
+        session.notes.append(f"--mode {telling} --seed {session.seed} tells the line")
     return make_report(program, mode, session.seed, session.passes, session.outcomes, session.notes)
 
 

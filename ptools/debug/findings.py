@@ -33,6 +33,7 @@ class TensorStats:
     nans: int
     infs: int
     where: tuple[int, ...] | None = None  # index of the first value that is not finite
+    negative_infs: int = 0  # of `infs`
 
 
 @dataclass(frozen=True)

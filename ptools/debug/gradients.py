@@ -89,6 +89,10 @@ class Gradients(Mode):
         self._fates.look()
         for finding in self._findings():
             self.log.add(finding)  # most are about the whole run, and no step
+        if self._samples.not_finite:
+            self.log.note(
+                "a gradient was not finite: --mode nan tells the line that made the first"
+            )
         if self._samples.steps:
             self.log.tables += sample_tables(self._samples.series, self._samples.steps)
         if self._histograms is not None:

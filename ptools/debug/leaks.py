@@ -72,14 +72,14 @@ class Leaks:
             self.steps = self.steps[::2]
             self._stride *= 2
         if self._ended >= FEWEST_STEPS and self._ended.bit_count() == 1:
-            self._keepers |= self._asked()
+            self._keepers |= self._asked(self._more())
         self._begin = torch._C._autograd._get_sequence_nr()
 
     def finish(self) -> None:
         """The program is through; what its functions kept is gone."""
         if self._last is not None and self.steps[-1] is not self._last:
             self.steps.append(self._last)
-        self._keepers = self._asked() | self._keepers
+        self._keepers = self._asked([one.site for one in self.growing()]) | self._keepers
 
     def growing(self) -> list[Growth]:
         """The sites of which ever more is alive: in each quarter of the last half, and never less.
@@ -136,8 +136,16 @@ class Leaks:
         live = {one.device: one.live for one in ledgers}
         return Step(step, {one.device: one.end_step() for one in ledgers}, live, counts, sizes)
 
-    def _asked(self) -> dict[Site, Keeper]:
-        sites = [growth.site for growth in self.growing()]
+    def _more(self) -> list[Site]:
+        """The sites of which more is alive than at a third of the steps so far.
+
+        What grows now and then, as at each validation, has grown in few of the steps.
+        """
+        last = self.steps[-1]
+        early = next(one for one in self.steps if one.step >= last.step / 3)
+        return [site for site, count in last.counts.items() if count > early.counts.get(site, 0)]
+
+    def _asked(self, sites: list[Site]) -> dict[Site, Keeper]:
         for site in sites:
             site.name(self._modules)
         if not sites:

@@ -75,8 +75,8 @@ class Memory(Mode):
         for growth in self.leaks.unexplained():
             self.log.note(
                 f"ever more tensors of {line_of(growth.site, self.modules)} were alive, and no "
-                "variable was found that keeps them: a reference cycle, which gc.collect() frees, "
-                "or an extension"
+                "variable was found that keeps them: it went with a function that had ended, or it "
+                "is a reference cycle, which gc.collect() frees, or an extension"
             )
         self._tell()
         self.books.release()

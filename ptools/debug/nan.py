@@ -21,6 +21,7 @@ from ptools.debug.clock import held_by, roots_of
 from ptools.debug.findings import Finding
 from ptools.debug.finite import Unseen, all_finite, has_nan, is_finite
 from ptools.debug.mode import Mode
+from ptools.debug.nan_advice import BEGIN_EARLIER
 from ptools.debug.nan_story import finding_of, told_in_passing
 from ptools.debug.scaling import Scaling
 from ptools.debug.stats import stats_of
@@ -104,8 +105,9 @@ class Nan(Mode):
             bad += [one for root in self.modules.roots() for one in root.buffers() if has_nan(one)]
         names = [self._name(one) for one in bad]
         if names:
-            rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            self.found(Finding("nan-before", f"{names[0]}{rest} was not finite before the tracing"))
+            which = f"{names[0]} and {len(names) - 1} more were" if names[1:] else f"{names[0]} was"
+            summary = f"{which} not finite before the tracing"
+            self.found(Finding("nan-before", summary, advice=BEGIN_EARLIER))
         self._tracer.__enter__()
 
     def _disarm(self) -> None:

@@ -24,7 +24,7 @@ _RATE = "lower the learning rate, warm it up, or clip the gradients' norm"
 _EPS = "the optimizer divided by 0: give it a larger eps, and float32 parameters"
 _MEMORY = "fill what torch.empty returns: torch.zeros, or an nn.init function"
 _DATA = "look at this sample: drop it, fill what is missing, or mask it before it is used"
-_BEFORE = "run with --at-step 0, or begin earlier: it was made before the tracing began"
+BEGIN_EARLIER = "run with --at-step 0, or begin earlier: it was made before the tracing began"
 _KEPT = "a NaN that is masked in the forward comes back in the backward: mask before it is made"
 _SUMS = ("mean", "var", "std", "sum", "norm")
 
@@ -49,7 +49,7 @@ def advice_for(birth: Birth) -> str:
         case "batch" | "outside":
             return _DATA
         case "before":
-            return _BEFORE
+            return BEGIN_EARLIER
     if birth.optimizer:
         return _EPS if "div" in birth.op else _RATE
     if any(parent.kind == "nan" for parent in birth.parents):
@@ -59,13 +59,17 @@ def advice_for(birth: Birth) -> str:
 
 def _of_operation(birth: Birth) -> str:
     first = birth.parents[0] if birth.parents else None
-    half = any(stats.dtype == "float16" for stats in birth.tensors)
-    if "softmax" in birth.op and not birth.node:
+    half = _is_half(birth)
+    if "softmax" in birth.op and not birth.node and not _grew(birth):
         overflow = first is not None and "fill" not in first.op and half
         return _HALF if overflow else _ROW
+    if first is not None and first.source in ("batch", "outside") and not birth.node:
+        return _DATA
     if first is not None and first.source == "operation" and not first.optimizer:
+        if birth.node and not first.node:
+            return _MASK
         own = _by_word(first)
-        return _MASK if birth.node and not first.node else own or (_HALF if half else _RATE)
+        return own if own and own != _RATE else _HALF if half or _is_half(first) else _RATE
     if half and birth.kind == "inf":
         return _HALF
     if birth.forward is not None and "div" in birth.op:  # in a backward of the user's own
@@ -73,6 +77,15 @@ def _of_operation(birth: Birth) -> str:
     if birth.node and "div" in birth.op:
         return _by_word(birth) if _by_word(birth) in (_ROOT, _ANGLE) else _MASK
     return _by_word(birth) or (_RATE if birth.kind == "inf" else "")
+
+
+def _is_half(birth: Birth) -> bool:
+    return any(stats.dtype == "float16" for stats in birth.tensors)
+
+
+def _grew(birth: Birth) -> bool:
+    """Whether what went in held +inf, which no mask puts there."""
+    return any(stats.infs > stats.negative_infs for stats in birth.tensors[1:])
 
 
 def _by_word(birth: Birth) -> str:

@@ -8,6 +8,7 @@ from ptools.debug.births import Birth
 from ptools.debug.findings import Finding, Place
 from ptools.debug.modules import Modules
 from ptools.debug.nan_advice import advice_for
+from ptools.files import shown_path
 
 _PARENTS = 2
 _WORDS = {"nan": "NaN", "inf": "infinity"}
@@ -43,7 +44,7 @@ def finding_of(birth: Birth, modules: Modules, reached: str, late: bool) -> Find
 def told_in_passing(birth: Birth, modules: Modules) -> str:
     """A NaN that did no harm."""
     place = birth.spot.place(modules)
-    where = f"{place.file}:{place.line}" if place else "a line that is not known"
+    where = f"{shown_path(place.file)}:{place.line}" if place else "a line that is not known"
     return f"{birth.op} made a NaN at {where}, which reached no loss, gradient or parameter"
 
 
@@ -56,7 +57,9 @@ def _summary(birth: Birth, place: Place | None) -> str:
         case "operation" if birth.node:
             return f"the backward of {_forward_of(birth.node)} made {word} ({birth.op}){within}"
         case "operation":
-            return f"{birth.op} made {word}{within}"
+            came = any(parent.source == "batch" for parent in birth.parents)
+            of_what = " of an infinity in a batch of data" if came else ""
+            return f"{birth.op} made {word}{of_what}{within}"
         case "memory":
             return f"{word} was in memory that {birth.op} took and nothing was written to"
         case "batch":
@@ -84,12 +87,15 @@ def _facts(birth: Birth, modules: Modules) -> Iterator[str]:
         yield f"in the backward, node {birth.node}"
     for parent in birth.parents[:_PARENTS]:
         place = parent.spot.place(modules)
-        at = f" at {place.file}:{place.line}" if place else ""
+        at = f" at {shown_path(place.file)}:{place.line}" if place else ""
         if parent.kind == "nan":
             how = "made" if parent.source == "operation" else "read"
             yield f"the forward kept a NaN that {parent.op} {how}{at}, masked later"
         elif parent.source == "operation":
             phase = f" in the backward, node {parent.node}" if parent.node else ""
             yield f"{parent.op} bore the infinity behind it{at}{phase}"
+        elif parent.source == "batch":
+            yield f"the infinity behind it came with a batch of data, first read{at}"
+            yield from parent.facts
         else:
             yield f"the infinity behind it came from outside, first read{at}"

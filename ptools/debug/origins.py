@@ -155,6 +155,7 @@ class Origins:
         """What came from outside is told by the first operation that computed with it."""
         if not birth.read:
             birth.read, birth.op, birth.spot = True, operation.name, self._lines.current()
+            birth.step, birth.tick = self._clock.steps, self._clock.ticks
 
 
 def _hands_on(taint: Taint) -> bool:

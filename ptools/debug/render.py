@@ -124,12 +124,14 @@ def _numbers(stats: TensorStats) -> str:
     parts = [f"{shape} {stats.dtype}"]
     if stats.min is not None:
         parts.append(f"{stats.min:.4g} to {stats.max:.4g}")
-    parts += [
-        f"{number:,} {name}"
-        for number, name in ((stats.zeros, "zero"), (stats.nans, "NaN"), (stats.infs, "inf"))
-        if number
-    ]
-    if stats.where is not None:
+    counts = {
+        "zero": stats.zeros,
+        "NaN": stats.nans,
+        "inf": stats.infs - stats.negative_infs,
+        "-inf": stats.negative_infs,
+    }
+    parts += [f"{number:,} {name}" for name, number in counts.items() if number]
+    if stats.where:
         parts.append(f"first at {list(stats.where)}")
     return ", ".join(parts)
 

@@ -6,6 +6,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 import torch
@@ -56,6 +57,11 @@ class Samples:
             yield
         finally:
             self._switch(False)
+
+    @property
+    def not_finite(self) -> bool:
+        """Whether a gradient of a sampled step was NaN or infinite."""
+        return not all(isfinite(norm) for one in self.series.values() for norm in one.norms)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the gradients as the optimizer gets them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ptools.debug.findings import TensorStats
@@ -35,4 +37,5 @@ def stats_of(name: str, tensor: torch.Tensor) -> TensorStats:
         nans=int(torch.isnan(sizes).sum()),
         infs=int(torch.isinf(sizes).sum()),
         where=tuple(first[0]) if first else None,
+        negative_infs=int((sizes == -math.inf).sum()),
     )

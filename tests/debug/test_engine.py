@@ -263,3 +263,8 @@ def test_the_programs_own_anomaly_mode_has_its_say(
     assert "returned nan values in its 0th output" in err
     assert finding.where is not None
     assert finding.where.line == 5
+
+
+def test_without_a_second_run_the_mode_that_tells_the_line_is_named(script: str) -> None:
+    notes = debug_script(script, runner=Runs(found(SEEN)), rerun=False, seed=7).notes
+    assert any("--mode nan --seed 7" in note for note in notes)

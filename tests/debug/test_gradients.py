@@ -368,3 +368,16 @@ def test_nothing_is_found_in_clean_scripts_and_their_losses_do_not_change(
     exec(HEAD + CLEAN[kind], {})
     assert seen.kinds == []
     assert seen.printed == capsys.readouterr().out
+
+
+def test_gradients_that_are_not_finite_are_not_passed_over(follow: Any) -> None:
+    seen = follow(
+        "import torch\n"
+        "net = torch.nn.Linear(2, 1)\n"
+        "optimizer = torch.optim.SGD(net.parameters(), 0.1)\n"
+        "for step in range(3):\n"
+        "    optimizer.zero_grad()\n"
+        "    (net(torch.ones(1, 2)).sum() * float('nan')).backward()\n"
+        "    optimizer.step()\n"
+    )
+    assert any("--mode nan" in note for note in seen.notes)

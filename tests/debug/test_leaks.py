@@ -157,3 +157,18 @@ def test_without_steps_it_is_said_that_leaks_were_not_looked_for() -> None:
         nn.Linear(4, 4)(torch.randn(2, 4))
     mode.finish()
     assert any("no backward and no optimizer" in note for note in mode.log.notes)
+
+
+def test_what_a_validation_keeps_now_and_then_is_named_though_its_function_is_gone() -> None:
+    def program() -> None:
+        kept: list[dict[str, torch.Tensor]] = []
+        steps = iter(range(1, 61))
+
+        def validate(net: nn.Module, x: torch.Tensor) -> None:
+            if next(steps) % 5 == 0:
+                kept.extend({"out": net(x)} for _ in range(5))
+
+        train(validate, steps=60)
+
+    (finding,) = found(program)
+    assert finding.summary.startswith("kept (")

@@ -318,6 +318,9 @@ def test_tracing_begins_at_a_step_and_tells_what_was_lost_before() -> None:
     for when in ({"start": 5}, {"at_step": 5}):
         finding = found(program, **when)
         assert finding.kind == "nan-before"
+        if "at_step" in when:
+            assert "and 1 more were not finite" in finding.summary
+            assert "begin earlier" in finding.advice
         assert "Linear.weight" in finding.summary
         model = nn.Linear(1, 1)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -386,6 +389,12 @@ ADVISED = {
     ),
     "logarithm": lambda: leaf(0.0).log().sum().backward(),
     "too few": lambda: torch.std(leaf(1.0)).backward(),
+    "the denominator from 0": lambda: (
+        (leaf(1.0, -1.0) / torch.zeros(1)).softmax(0).sum().backward()
+    ),
+    "beyond 65504": lambda: (
+        (x := leaf(300.0, 300.0).half().pow(2)).div(x.max()).float().sum().backward()
+    ),
 }
 
 
@@ -405,3 +414,43 @@ def test_a_gradient_that_no_optimizer_uses_is_judged_at_the_end() -> None:
     assert traced(program).findings == []
     finding = found(lambda: leaf(0.0).sqrt().mul(0).sum().backward())
     assert (finding.kind, finding.op) == ("nan", "aten::div")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_infinity_in_a_batch_is_told_with_its_sample(workers: int) -> None:
+    data = TensorDataset(torch.ones(8, 2))
+    data.tensors[0][6, 1] = math.inf
+    model = nn.Linear(2, 2)
+
+    def program() -> None:
+        for (x,) in DataLoader(data, batch_size=4, num_workers=workers):
+            out = model(x)
+            (out - out.mean()).sum().backward()
+
+    finding = found(program)
+    assert "batch" in finding.summary
+    assert any("number 6 of the data set" in fact for fact in finding.facts)
+    assert "look at this sample" in finding.advice
+
+
+def test_a_batch_that_was_fetched_ahead_counts_from_where_it_is_read() -> None:
+    data = TensorDataset(torch.ones(3, 2))
+    data.tensors[0][2] = math.nan
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def program() -> None:
+        for (x,) in list(DataLoader(data)):
+            model(x).sum().backward()
+            optimizer.step()
+
+    assert found(program).step == 2
+
+
+def test_the_line_of_an_infinity_is_told_as_a_person_knows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    big = leaf(1e30)
+    finding = found(lambda: ((big * 1e30) - (big * 1e30)).sum().backward())
+    assert any(f" at {Path(__file__).name}:" in fact for fact in finding.facts)

@@ -111,3 +111,10 @@ def test_the_verdict_of_several_ranks() -> None:
     expected = "aten::div made NaN on rank 1 at /home/me/train.py:31, and 1 more finding"
     assert verdict(report) == expected
     assert "--seed" not in "".join(shown(report))
+
+
+def test_infinities_are_told_by_their_sign() -> None:
+    stats = TensorStats("self", (), "float16", None, None, 0, 0, 5, (), negative_infs=3)
+    text = "\n".join(shown(replace(REPORT, findings=(replace(FINDING, tensors=(stats,)),))))
+    assert "scalar float16, 2 inf, 3 -inf" in text
+    assert "first at" not in text  # a scalar has one place only
