@@ -11,10 +11,10 @@ from torch import nn
 
 from ptools.debug.clock import Clock
 from ptools.debug.findings import Finding
-from ptools.debug.inplace import Inplace
+from ptools.debug.inplace.mode import Inplace
 from ptools.debug.mode import Log, Mode, Stop, watching
 from ptools.debug.modules import Modules
-from ptools.debug.nan import Nan
+from ptools.debug.nan.mode import Nan
 
 
 class Found:

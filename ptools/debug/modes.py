@@ -17,19 +17,19 @@ def mode_of(job: Job, log: Log) -> Mode:
 
             return Watch(*rest)
         case "nan":
-            from ptools.debug.nan import Nan
+            from ptools.debug.nan.mode import Nan
 
             return Nan(*rest, start=job.start, at_step=job.at_step)
         case "inplace":
-            from ptools.debug.inplace import Inplace
+            from ptools.debug.inplace.mode import Inplace
 
             return Inplace(*rest)
         case "autograd":
-            from ptools.debug.gradients import Gradients
+            from ptools.debug.gradients.mode import Gradients
 
             return Gradients(*rest, tensorboard=job.tensorboard)
         case "memory":
-            from ptools.debug.memory import Memory
+            from ptools.debug.memory.mode import Memory
 
             return Memory(*rest, tensorboard=job.tensorboard)
     raise AssertionError(job.mode)

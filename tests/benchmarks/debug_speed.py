@@ -27,10 +27,10 @@ from torch.nn.functional import cross_entropy
 
 from ptools.debug import debug_script
 from ptools.debug.clock import Clock
-from ptools.debug.inplace import Inplace
+from ptools.debug.inplace.mode import Inplace
 from ptools.debug.mode import Log, watching
 from ptools.debug.modules import Modules
-from ptools.debug.nan import Nan
+from ptools.debug.nan.mode import Nan
 from ptools.debug.watch import Watch
 
 WAYS: dict[str, Callable[[], Any]] = {

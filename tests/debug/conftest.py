@@ -53,7 +53,7 @@ def follow(folder: Path, capsys: Any) -> Any:
     """Run a script within mode `autograd`, in this process."""
     torch = pytest.importorskip("torch")
     from ptools.debug.clock import Clock
-    from ptools.debug.gradients import Gradients
+    from ptools.debug.gradients.mode import Gradients
     from ptools.debug.mode import Log, watching
     from ptools.debug.modules import Modules
 

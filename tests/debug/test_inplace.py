@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ptools.debug.clock import Clock
 from ptools.debug.findings import Finding
-from ptools.debug.inplace import Inplace
+from ptools.debug.inplace.mode import Inplace
 from ptools.debug.mode import Log, Stop, watching
 from ptools.debug.modules import Modules
 

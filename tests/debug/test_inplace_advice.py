@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ptools.debug.findings import Place
-from ptools.debug.inplace_advice import Change, of_change, of_error
+from ptools.debug.inplace.advice import Change, of_change, of_error
 
 
 def at(source: str) -> Place:

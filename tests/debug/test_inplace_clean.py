@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ptools.debug.clock import Clock
-from ptools.debug.inplace import Inplace
+from ptools.debug.inplace.mode import Inplace
 from ptools.debug.mode import Log, watching
 from ptools.debug.modules import Modules
 

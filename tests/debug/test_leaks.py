@@ -9,7 +9,7 @@ from torch import nn
 
 from ptools.debug.clock import Clock
 from ptools.debug.findings import Finding
-from ptools.debug.memory import Memory
+from ptools.debug.memory.mode import Memory
 from ptools.debug.mode import Log, watching
 from ptools.debug.modules import Modules
 

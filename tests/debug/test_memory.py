@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ptools.debug.clock import Clock
-from ptools.debug.memory import Memory
+from ptools.debug.memory.mode import Memory
 from ptools.debug.mode import Log, watching
 from ptools.debug.modules import Modules
 

@@ -14,7 +14,7 @@ from ptools.debug.clock import Clock
 from ptools.debug.findings import Finding
 from ptools.debug.mode import Log, Stop, watching
 from ptools.debug.modules import Modules
-from ptools.debug.nan import Nan
+from ptools.debug.nan.mode import Nan
 
 
 def traced(program: Callable[[], object], keep_going: bool = False, **when: int) -> Log:

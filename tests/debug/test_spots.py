@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ptools.debug.clock import Clock
 from ptools.debug.mode import Log, watching
 from ptools.debug.modules import Modules
-from ptools.debug.nan import Nan
+from ptools.debug.nan.mode import Nan
 from ptools.debug.spots import spot
 
 

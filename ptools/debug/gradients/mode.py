@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptools.debug.fates import ENOUGH, Fates
 from ptools.debug.findings import Finding
-from ptools.debug.flow import Cut, Flow
-from ptools.debug.graphs import Graphs
-from ptools.debug.histograms import Histograms
-from ptools.debug.missing import untrained
-from ptools.debug.missing_told import behind
-from ptools.debug.misuse import Misuse
+from ptools.debug.gradients.fates import ENOUGH, Fates
+from ptools.debug.gradients.flow import Cut, Flow
+from ptools.debug.gradients.graphs import Graphs
+from ptools.debug.gradients.histograms import Histograms
+from ptools.debug.gradients.missing import untrained
+from ptools.debug.gradients.missing_told import behind
+from ptools.debug.gradients.misuse import Misuse
+from ptools.debug.gradients.sample_tables import sample_tables
+from ptools.debug.gradients.samples import Samples
 from ptools.debug.mode import Mode
-from ptools.debug.sample_tables import sample_tables
-from ptools.debug.samples import Samples
 from ptools.debug.spots import Spot
 from ptools.errors import PtoolsError
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from ptools.debug.findings import Finding, Place
-from ptools.debug.inplace_advice import Change, of_change
+from ptools.debug.inplace.advice import Change, of_change
+from ptools.debug.inplace.saved import Saved, address, is_plain
+from ptools.debug.inplace.writes import Write
 from ptools.debug.modules import Modules
-from ptools.debug.saved import Saved, address, is_plain
-from ptools.debug.writes import Write
 
 SHOWN = 4  # lines that changed the tensor
 

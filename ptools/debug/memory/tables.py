@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ptools.debug.books import Books
 from ptools.debug.findings import Place, Table
-from ptools.debug.leaks import Step
+from ptools.debug.memory.books import Books
+from ptools.debug.memory.leaks import Step
+from ptools.debug.memory.sites import Site
+from ptools.debug.memory.storages import KINDS, Held, Ledger
 from ptools.debug.modules import Modules
-from ptools.debug.sites import Site
-from ptools.debug.storages import KINDS, Held, Ledger
 from ptools.files import shown_path
 
 _MOST_ROWS = 12

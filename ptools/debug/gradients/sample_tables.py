@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from ptools.debug.findings import Table
-from ptools.debug.samples import Series
+from ptools.debug.gradients.samples import Series
 
 _ROWS = 60
 _GRADIENTS = (

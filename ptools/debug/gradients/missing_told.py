@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ptools.console import counted
-from ptools.debug.fates import Fate, Fates
 from ptools.debug.findings import Finding, Place
-from ptools.debug.flow import Cut
+from ptools.debug.gradients.fates import Fate, Fates
+from ptools.debug.gradients.flow import Cut
 
 _SHOWN = 8
 _FREEZE = "requires_grad_(False) says that this is on purpose"

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptools.debug.books import Books
-from ptools.debug.leaks import Leaks
-from ptools.debug.memory_tables import line_of, tables
-from ptools.debug.memory_trace import Timeline
-from ptools.debug.memory_tracker import GRAPH, Tracker
+from ptools.debug.memory.books import Books
+from ptools.debug.memory.leaks import Leaks
+from ptools.debug.memory.sites import BACKWARD, STEP
+from ptools.debug.memory.storages import ACTIVATIONS, BUFFERS, GRADIENTS, OPTIMIZER
+from ptools.debug.memory.tables import line_of, tables
+from ptools.debug.memory.trace import Timeline
+from ptools.debug.memory.tracker import GRAPH, Tracker
 from ptools.debug.mode import Mode
-from ptools.debug.sites import BACKWARD, STEP
-from ptools.debug.storages import ACTIVATIONS, BUFFERS, GRADIENTS, OPTIMIZER
 from ptools.errors import UsageError
 
 

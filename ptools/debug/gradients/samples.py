@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
-from ptools.debug.fates import Fates
-from ptools.debug.histograms import Histograms
+from ptools.debug.gradients.fates import Fates
+from ptools.debug.gradients.histograms import Histograms
 from ptools.debug.mode import tensors_in
 from ptools.debug.modules import Modules
 

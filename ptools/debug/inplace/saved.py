@@ -14,7 +14,7 @@ from ptools.debug.modules import Modules
 from ptools.debug.spots import Spot, spot
 
 if TYPE_CHECKING:
-    from ptools.debug.writes import Write
+    from ptools.debug.inplace.writes import Write
 
 COMPARED = 16  # savings of one storage whose values are compared at a write
 REMEMBERED = 256  # writes to one storage

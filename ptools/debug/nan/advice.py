@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptools.debug.births import Birth
+from ptools.debug.nan.births import Birth
 
 _ROOT = "a root has an infinite slope at 0: add an eps inside it, sqrt(x + eps)"
 _NEGATIVE = "keep the argument of the root above 0: clamp(min=0), or add an eps inside it"

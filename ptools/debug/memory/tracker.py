@@ -10,11 +10,11 @@ import torch
 from torch._ops import OpOverload
 from torch.nn import Parameter
 
-from ptools.debug.books import Books
 from ptools.debug.lines import Lines
+from ptools.debug.memory.books import Books
+from ptools.debug.memory.sites import BACKWARD, FORWARD, OUTSIDE, STEP, Site, Sites
+from ptools.debug.memory.storages import INPUTS, OTHER, PARAMETERS, TEMPORARIES, Block
 from ptools.debug.modules import Modules
-from ptools.debug.sites import BACKWARD, FORWARD, OUTSIDE, STEP, Site, Sites
-from ptools.debug.storages import INPUTS, OTHER, PARAMETERS, TEMPORARIES, Block
 from ptools.dispatch import DispatchMode
 
 GRAPH = "graph"  # born of an operation that autograd has noted

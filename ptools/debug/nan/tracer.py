@@ -12,8 +12,8 @@ from ptools.debug.finite import CHECKED, PLAIN, is_finite
 from ptools.debug.lines import Lines
 from ptools.debug.mode import tensors_in
 from ptools.debug.modules import Modules
-from ptools.debug.operations import Care, Operation, inputs_of, operation_of
-from ptools.debug.origins import Origins
+from ptools.debug.nan.operations import Care, Operation, inputs_of, operation_of
+from ptools.debug.nan.origins import Origins
 from ptools.dispatch import DispatchMode
 
 

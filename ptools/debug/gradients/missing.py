@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ptools.debug.fates import ENOUGH, Fate, Fates
 from ptools.debug.findings import Finding
-from ptools.debug.flow import Cut, Flow
-from ptools.debug.missing_told import (
+from ptools.debug.gradients.fates import ENOUGH, Fate, Fates
+from ptools.debug.gradients.flow import Cut, Flow
+from ptools.debug.gradients.missing_told import (
     behind,
     forgotten,
     named,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ptools.debug.sites import Site
+from ptools.debug.memory.sites import Site
 
 PARAMETERS = "parameters"
 BUFFERS = "buffers"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from ptools.console import counted
-from ptools.debug.fates import ENOUGH, Fates
 from ptools.debug.findings import Finding, Place
-from ptools.debug.flow import Flow
+from ptools.debug.gradients.fates import ENOUGH, Fates
+from ptools.debug.gradients.flow import Flow
 from ptools.debug.spots import Spot
 
 

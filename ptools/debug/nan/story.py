@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ptools.debug.births import Birth
 from ptools.debug.findings import Finding, Place
 from ptools.debug.modules import Modules
-from ptools.debug.nan_advice import advice_for
+from ptools.debug.nan.advice import advice_for
+from ptools.debug.nan.births import Birth
 from ptools.files import shown_path
 
 _PARENTS = 2

@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from ptools.debug.batches import Batches
-from ptools.debug.births import Birth, Taints
 from ptools.debug.calls import leaves_of
 from ptools.debug.clock import held_by, roots_of
 from ptools.debug.findings import Finding
 from ptools.debug.finite import Unseen, all_finite, has_nan, is_finite
 from ptools.debug.mode import Mode
-from ptools.debug.nan_advice import BEGIN_EARLIER
-from ptools.debug.nan_story import finding_of, told_in_passing
+from ptools.debug.nan.advice import BEGIN_EARLIER
+from ptools.debug.nan.batches import Batches
+from ptools.debug.nan.births import Birth, Taints
+from ptools.debug.nan.stats import stats_of
+from ptools.debug.nan.story import finding_of, told_in_passing
+from ptools.debug.nan.tracer import Tracer
 from ptools.debug.scaling import Scaling
-from ptools.debug.stats import stats_of
-from ptools.debug.tracer import Tracer
 
 _TOLD = 3
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ptools.debug.books import Books
+from ptools.debug.memory.books import Books
+from ptools.debug.memory.sites import Site
+from ptools.debug.memory.storages import Block
 from ptools.debug.modules import Modules
-from ptools.debug.sites import Site
-from ptools.debug.storages import Block
 from ptools.debug.variables import Variables
 
 _MOST_NODES = 200_000

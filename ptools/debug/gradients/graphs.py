@@ -12,7 +12,7 @@ import torch
 
 from ptools.debug.calls import node_of
 from ptools.debug.findings import Finding, Place
-from ptools.debug.flow import Flow
+from ptools.debug.gradients.flow import Flow
 from ptools.debug.modules import Modules
 from ptools.debug.variables import Variables
 

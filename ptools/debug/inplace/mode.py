@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from ptools.debug.graph_again import GraphAgain
-from ptools.debug.inplace_finding import finding_of
+from ptools.debug.inplace.finding import finding_of
+from ptools.debug.inplace.graph_again import GraphAgain
+from ptools.debug.inplace.saved import Ledger, Saved, same
+from ptools.debug.inplace.threads import in_each_thread
+from ptools.debug.inplace.writes import Writes
 from ptools.debug.mode import Mode
-from ptools.debug.saved import Ledger, Saved, same
-from ptools.debug.threads import in_each_thread
-from ptools.debug.writes import Writes
 
 
 class Inplace(Mode):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.autograd.graph import increment_version
 
+from ptools.debug.inplace.saved import Entry, Ledger, Saved, is_plain
 from ptools.debug.mode import tensors_in
 from ptools.debug.modules import Modules
-from ptools.debug.saved import Entry, Ledger, Saved, is_plain
 from ptools.debug.spots import Spot, spot
 from ptools.dispatch import DispatchMode, name_of
 

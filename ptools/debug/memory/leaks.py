@@ -9,12 +9,12 @@ from itertools import pairwise
 import torch
 
 from ptools.console import counted
-from ptools.debug.books import Books
 from ptools.debug.findings import Finding
-from ptools.debug.keepers import Keeper, SiteOf, keepers
+from ptools.debug.memory.books import Books
+from ptools.debug.memory.keepers import Keeper, SiteOf, keepers
+from ptools.debug.memory.sites import Site
+from ptools.debug.memory.storages import BUFFERS, OPTIMIZER, PARAMETERS
 from ptools.debug.modules import Modules
-from ptools.debug.sites import Site
-from ptools.debug.storages import BUFFERS, OPTIMIZER, PARAMETERS
 from ptools.files import human_bytes
 
 FEWEST_STEPS = 8  # of which the last half is judged

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from ptools.debug.finite import Unseen, is_finite
-from ptools.debug.origins import Origins
-from ptools.debug.stats import stats_of
+from ptools.debug.nan.origins import Origins
+from ptools.debug.nan.stats import stats_of
 
 
 class Batches:

@@ -1,0 +1,1 @@
+"""Mode `autograd`: gradients that never come, and graphs that grow."""

@@ -1,0 +1,1 @@
+"""Mode `inplace`: where a tensor was saved for backward, and where it was changed."""

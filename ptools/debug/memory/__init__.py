@@ -1,0 +1,1 @@
+"""Mode `memory`: which lines hold the tensors at the peak, and what grows."""

@@ -1,0 +1,1 @@
+"""Mode `nan`: the operation that made the first NaN."""
