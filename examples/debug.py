@@ -1,6 +1,7 @@
 """A training that goes well until two points meet: the square root's slope at 0 is infinite.
 
-ptools debug --mode nan --at-step 50 examples/debug.py
+ptools debug examples/debug.py
+ptools debug --mode inplace examples/debug.py --bug inplace
 """
 
 import argparse

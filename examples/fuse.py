@@ -1,7 +1,7 @@
 """A small network with batch norms and parallel branches, made plain convolutions.
 
-ptools fuse examples/fuse.py
-ptools fuse examples/fuse.py:build -a width=32 -o fused.pt --force
+ptools fuse examples/fuse.py -o fused.pt
+ptools fuse examples/fuse.py:build -a width=32 --no-latency --json
 python examples/fuse.py
 """
 

@@ -1,7 +1,7 @@
 """A loader that decodes, blurs and flips pictures: which of the three holds it back?
 
-ptools profile-loader examples/profile_loader.py --step-ms 50 --budget 2
-ptools profile-loader examples/profile_loader.py:make_loader -a batch_size=16 --budget 2
+ptools profile-loader examples/profile_loader.py --step-ms 50 --budget 3
+ptools profile-loader examples/profile_loader.py:make_loader --budget 3
 python examples/profile_loader.py
 """
 

@@ -79,6 +79,13 @@ class _Run:
         mode = sys.modules.get("ptools.debug.mode")
         return mode is not None and any(isinstance(one, mode.Stop) for one in self._errors())
 
+    @property
+    def _failed(self) -> bool:
+        """Whether the program ended in an error of its own."""
+        if isinstance(self.error, SystemExit):
+            return script.exit_code(self.error) != 0
+        return self.error is not None and not self.stopped
+
     def prepare(self) -> None:
         """Seed the program, and begin to watch when it has imported torch."""
         if not self.is_launched and _PARENT in os.environ:
@@ -105,11 +112,14 @@ class _Run:
         self._stack.close()
         if self._mode is not None and self._log is not None:
             self._log.keep_going = True
+            self._mode.failed = self._failed
             try:
                 self._mode.finish()
             except Exception as error:
                 what = f"{type(error).__name__}: {error}"
                 self._log.note(f"mode {self.job.mode} failed at the end ({what}): a bug of ptools")
+            if self._failed and not (self._log.findings or self._mode.clock.ticks):
+                self._log.notes.clear()  # it did not come as far as a training
         self.ended = True
         self._write()
         if self.stopped and self.is_launched:

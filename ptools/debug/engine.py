@@ -23,6 +23,8 @@ _TOLD_BY_TORCH = {
     "Trying to backward through the graph a second time": "inplace",
     "does not require grad and does not have a grad_fn": "autograd",
     "nan values in its": "nan",  # by its anomaly mode
+    "contains either `inf`, `nan` or element < 0": "nan",  # of torch.multinomial
+    "but found invalid values:": "nan",  # of torch.distributions
 }
 _LAST_LINES = 8
 
@@ -72,7 +74,7 @@ def debug_script(
     session.run(mode, at_step=at_step)
     if mode == "watch" and rerun:
         session.follow()
-    elif mode == "watch" and (telling := _mode_for(session.outcomes)):
+    elif (telling := _mode_for(session.outcomes)) not in (None, mode):
         session.notes.append(f"--mode {telling} --seed {session.seed} tells the line")
     return make_report(program, mode, session.seed, session.passes, session.outcomes, session.notes)
 

@@ -49,7 +49,8 @@ class Found:
         console = Console(width=100, color_system=None)
         with console.capture() as capture:
             console.print(Group(*map(section, self.findings), *self.notes))
-        return capture.get().rstrip() or "nothing found"
+        lines = [line.rstrip() for line in capture.get().splitlines()]
+        return "\n".join(lines).rstrip() or "nothing found"
 
     __repr__ = __str__
 

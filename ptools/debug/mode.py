@@ -56,6 +56,7 @@ class Mode:
         self.log = log
         self.clock = clock
         self.modules = modules
+        self.failed = False  # the program ended in an error of its own
         self.good_until = 0  # backward calls that were begun when all was known to be well
 
     @contextmanager

@@ -37,7 +37,9 @@ def verdict(report: DebugReport) -> str:
     where = f" at {_line(first.where)}" if first.where else ""
     more = len(report.findings) - 1
     rest = f", and {counted(more, 'more finding')}" if more else ""
-    return f"{first.summary}{rank}{where}{rest}"
+    born = first.place("born")
+    source = f", from an infinity born at {_line(born)}" if born else ""
+    return f"{first.summary}{rank}{where}{source}{rest}"
 
 
 def _nothing(report: DebugReport) -> str:

@@ -37,7 +37,7 @@ def test_nothing_is_found_and_the_losses_are_those_of_the_plain_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["nan", "inplace"])
 def test_two_processes_of_ddp_print_what_they_print_without_us(mode: str, folder: Path) -> None:
     script = str(Path(__file__).with_name("clean") / "distributed.py")
     expected = _both([sys.executable, script], folder / "plain")

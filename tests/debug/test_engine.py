@@ -11,7 +11,7 @@ import pytest
 from ptools.debug.engine import debug_script
 from ptools.debug.findings import Finding, Place, Table
 from ptools.debug.job import VARIABLE, Job, Outcome, write_outcome
-from ptools.debug.process import Ended
+from ptools.debug.process import Ended, Runner
 from ptools.debug.render import verdict
 
 Write = Callable[[str, str], Path]
@@ -221,8 +221,8 @@ def test_json_holds_no_nan(script: str) -> None:
     assert told["tables"] == [{"title": "gradients", "rows": [{"module": "net", "norm": None}]}]
 
 
-def test_a_program_that_catches_everything_and_seeds_nothing(write: Write) -> None:
-    write(
+def test_a_program_that_catches_everything_and_seeds_nothing(write: Write, warm: Runner) -> None:
+    script = write(
         "train.py",
         "import random, numpy, torch\n"
         "net = torch.compile(torch.nn.Linear(2, 1))\n"
@@ -236,12 +236,31 @@ def test_a_program_that_catches_everything_and_seeds_nothing(write: Write) -> No
         "    except BaseException:\n"
         "        raise SystemExit('caught') from None\n",
     )
-    report = debug_script("train.py")
+    report = debug_script(str(script.absolute()), runner=warm)
     (finding,) = report.findings
     where = finding.where
     assert where is not None
     assert (where.line, [one.mode for one in report.passes]) == (8, ["watch", "nan"])
     assert any("torch.compile" in note for note in report.notes)
+
+
+def test_probabilities_that_are_refused_are_traced_to_their_line(
+    write: Write, warm: Runner
+) -> None:
+    script = write(
+        "train.py",
+        "import torch\n"
+        "weight = torch.ones(3, requires_grad=True)\n"
+        "for step in range(5):\n"
+        "    scale = weight.new_tensor(step - 3.0)\n"
+        "    scores = (weight * scale).relu() / (weight * scale).relu().sum()\n"
+        "    torch.distributions.Categorical(scores if step > 2 else weight).sample()\n"
+        "    weight.sum().backward()\n",
+    )
+    report = debug_script(str(script.absolute()), runner=warm)
+    (finding,) = report.findings
+    assert finding.where is not None
+    assert (finding.where.line, report.exit_code) == (5, 3)
 
 
 def test_the_programs_own_anomaly_mode_has_its_say(

@@ -207,7 +207,7 @@ def test_a_sample_that_is_not_finite_is_named(workers: int) -> None:
 
     finding = found(program)
     assert lines(finding, "read") == [line("read")]
-    assert any("sample 3 of field [0]" in f and "number 7 of the" in f for f in finding.facts)
+    assert any("sample 3 of batch[0]" in f and "number 7 of the" in f for f in finding.facts)
     assert (finding.tensors[0].nans, finding.tensors[0].where) == (1, (3, 1))
 
 

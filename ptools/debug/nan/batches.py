@@ -62,7 +62,7 @@ class Batches:
 
 
 def _fact(path: str, first: tuple[int, ...] | None, samples: Any) -> str:
-    field = f"field {path} of the batch" if path else "the batch"
+    field = f"batch{path}" if path else "the batch"
     if not first:
         return f"{field} came from the DataLoader"
     which = f"sample {first[0]} of {field}"

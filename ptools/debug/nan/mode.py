@@ -88,16 +88,23 @@ class Nan(Mode):
 
     def finish(self) -> None:
         births = self._origins.births
-        if not (self.log.findings or self.clock.optimizers or self.scaling.used):
-            self._check_gradients(self._leaves)
+        if not self.log.findings:
+            self._judge([one for one in births if one.read and not one.absorbed])
         if self.log.findings:
             return
-        left = [one for one in births if one.read and not one.absorbed]
-        if left and not self.clock.ticks:
-            self._found(left[0], "no backward was called, and nothing took it out again")
         made = [one for one in births if one.source == "operation" and one not in self._told]
         for birth in [one for one in made if not (one.node and self.scaling.used)][:_TOLD]:
             self.log.note(told_in_passing(birth, self.modules))
+
+    def _judge(self, left: list[Birth]) -> None:
+        """What came to nothing that is looked at, but was the program's last."""
+        last = [one for one in left if one.tick == self.clock.ticks and not one.node]
+        if left and not self.clock.ticks:
+            self._found(left[0], "no backward was called, and nothing took it out again")
+        elif last and self.failed:
+            self._found(last[0], "the program failed before it came to a loss")
+        elif not (self.clock.optimizers or self.scaling.used):
+            self._check_gradients(self._leaves)
 
     def _arm(self) -> None:
         with Unseen():
