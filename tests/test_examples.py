@@ -45,7 +45,9 @@ def test_the_command_in_its_docstring(path: Path, workplace: Path) -> None:
     lines = [line.strip() for line in path.read_text().splitlines()]
     commands = [line for line in lines if line.startswith("ptools ")]
     assert commands
-    for command in set(commands) - set(shown(*COMMANDS)):  # those are run as a help page's
+    if set(commands) <= set(shown(*COMMANDS)):
+        return  # they are run as those of the help pages
+    for command in commands:
         words = shlex.split(command)[1:]
         assert main(words) == FOUND.get(words[0], 0)
 
