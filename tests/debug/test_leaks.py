@@ -1,9 +1,12 @@
 """Leaks from step to step: the line that made what is kept, and the variable that keeps it."""
 
+import copy
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
+import pytest
 import torch
 from torch import nn
 
@@ -12,6 +15,7 @@ from ptools.debug.findings import Finding
 from ptools.debug.memory.mode import Memory
 from ptools.debug.mode import Log, watching
 from ptools.debug.modules import Modules
+from ptools.debug.variables import Variables
 
 EachStep = Callable[[nn.Module, torch.Tensor], object]
 
@@ -172,3 +176,94 @@ def test_what_a_validation_keeps_now_and_then_is_named_though_its_function_is_go
 
     (finding,) = found(program)
     assert finding.summary.startswith("kept (")
+
+
+def test_a_leak_at_each_of_a_few_validations_is_found() -> None:
+    def program() -> None:
+        kept: list[torch.Tensor] = []
+        steps = iter(range(1, 21))
+
+        def validate(net: nn.Module, x: torch.Tensor) -> None:
+            if next(steps) % 5 == 0:
+                kept.extend(net(x) for _ in range(5))
+
+        train(validate, steps=20)
+
+    (finding,) = found(program)
+    assert finding.summary.startswith("kept (")
+
+
+@pytest.mark.parametrize("rises", [{5, 10, 15}, {3, 5, 13, 25}, {22, 25, 28}])
+def test_what_grows_seldom_is_no_leak_unless_it_goes_on_regularly(rises: set[int]) -> None:
+    cache: list[torch.Tensor] = []
+    steps = iter(range(1, 1000))
+
+    def each(net: nn.Module, x: torch.Tensor) -> None:
+        if next(steps) in rises:
+            cache.append(net(x))
+
+    assert found(lambda: train(each, steps=30)) == []
+
+
+def test_copies_of_the_best_few_models_are_no_leak() -> None:
+    best: list[dict[str, torch.Tensor]] = []
+    steps = iter(range(1, 1000))
+
+    def each(net: nn.Module, x: torch.Tensor) -> None:
+        if next(steps) % 5 == 0:
+            best.append(copy.deepcopy(net.state_dict()))
+            del best[3:]
+
+    assert found(lambda: train(each, steps=18)) == []
+
+
+def test_unfreezing_layer_after_layer_is_no_leak() -> None:
+    mode = Memory(Log(True), Clock(), Modules())
+    with watching(mode):
+        weights = [nn.Parameter(torch.eye(64), requires_grad=place == 7) for place in range(8)]
+        optimizer = torch.optim.Adam(weights)
+        for step in range(1, 33):
+            if step % 5 == 0:
+                weights[7 - step // 5].requires_grad_(True)
+            optimizer.zero_grad()
+            x = torch.randn(32, 64)
+            for weight in weights:
+                x = torch.tanh(x @ weight)
+            x.pow(2).mean().backward()
+            optimizer.step()
+    mode.finish()
+    assert mode.log.findings == []
+    assert not any("ever more" in note for note in mode.log.notes)
+
+
+def test_a_variable_that_keeps_tensors_of_two_lines_is_one_finding_of_its_outer_type() -> None:
+    def program() -> None:
+        kept: list[dict[str, torch.Tensor]] = []
+
+        def evaluate(net: nn.Module, x: torch.Tensor) -> None:
+            out = net(x)  # <- larger
+            loss = out.pow(2).mean()  # <- smaller
+            kept.append({"out": out, "loss": loss})
+
+        train(evaluate)
+
+    (finding,) = found(program)
+    assert finding.summary.startswith("kept (list in ")
+    assert finding.where is not None
+    lines = [finding.where.source, *finding.facts]
+    assert sum(line.endswith("# <- larger") for line in lines) == 1
+    assert sum(line.endswith("# <- smaller") for line in lines) == 1
+
+
+def test_to_ask_who_keeps_many_tensors_takes_no_more_looks_than_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = []
+    referrers = gc.get_referrers
+    monkeypatch.setattr(gc, "get_referrers", lambda *args: looks.append(1) or referrers(*args))
+    kept = {f"{number}": [torch.zeros(1)] for number in range(20)}
+    things = [one for (one,) in kept.values()]
+    known = Variables(Modules()).that_keep(things)
+    assert {one.text.partition(" (")[0] for one in known.values()} == {"kept"}
+    assert len(known) == 20
+    assert len(looks) <= 3

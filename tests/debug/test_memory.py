@@ -118,6 +118,16 @@ def test_the_lines_that_hold_most_are_those_that_made_it() -> None:
     assert wide[3:6] == ("activations", 1, 0.125)
 
 
+def test_a_long_line_is_cut_in_the_table() -> None:
+    mode = memory()
+    with watching(mode):
+        zeros, ones, twos = torch.zeros(100), torch.ones(200), torch.full((300,), 2.0)
+    mode.finish()
+    (line,) = {str(row[0]) for row in mode.log.tables[1].rows}
+    assert line.endswith(" zeros, ones, twos = torch.zeros(100), torch.one...")
+    del zeros, ones, twos
+
+
 def test_buffers_are_told_from_data() -> None:
     mode = memory()
     with watching(mode):

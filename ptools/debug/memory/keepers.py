@@ -81,10 +81,12 @@ def _named(
     samples: dict[Site, torch.Tensor], variables: Variables, books: Books
 ) -> dict[Site, Keeper]:
     """Who keeps a tensor of each site; takes the samples, which keep the tensors too."""
+    sites, tensors = list(samples), list(samples.values())
+    samples.clear()
+    known = variables.that_keep(tensors)
     found = {}
-    for site in list(samples):
-        tensor = samples.pop(site)
-        variable = variables.that_keeps(tensor)
+    for site, tensor in zip(sites, tensors, strict=True):
+        variable = known.get(id(tensor))
         if variable is not None:
             blocks = (books.blocks.get(id(one)) for one in books.storages(tensor))
             found[site] = Keeper(

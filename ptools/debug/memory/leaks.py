@@ -9,10 +9,10 @@ from itertools import pairwise
 import torch
 
 from ptools.console import counted
-from ptools.debug.findings import Finding
+from ptools.debug.findings import Finding, Place
 from ptools.debug.memory.books import Books
 from ptools.debug.memory.keepers import Keeper, SiteOf, keepers
-from ptools.debug.memory.sites import Site
+from ptools.debug.memory.sites import Site, line_of
 from ptools.debug.memory.storages import BUFFERS, OPTIMIZER, PARAMETERS
 from ptools.debug.modules import Modules
 from ptools.files import human_bytes
@@ -20,6 +20,7 @@ from ptools.files import human_bytes
 FEWEST_STEPS = 8  # of which the last half is judged
 _MOST_STEPS = 128  # that are kept; of more, every second, every fourth ...
 _FEWEST_BYTES = 1024  # a step: a list of numbers grows too, and is no leak
+_FEWEST_RISES = 3  # of what grows now and then
 _NO_LEAK = (PARAMETERS, BUFFERS, OPTIMIZER)
 
 
@@ -36,12 +37,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Growth:
-    """How much more was alive from a site at the last step than in the middle of the run."""
+    """How much more was alive from a site at the last step than in the middle of the run.
+
+    `steady` tells whether it has grown all the time since, not just now and then.
+    """
 
     site: Site
     count: int
     bytes: int
     steps: int
+    steady: bool
 
 
 class Leaks:
@@ -82,7 +87,7 @@ class Leaks:
         self._keepers = self._asked([one.site for one in self.growing()]) | self._keepers
 
     def growing(self) -> list[Growth]:
-        """The sites of which ever more is alive: in each quarter of the last half, and never less.
+        """The sites of which ever more is alive, in the last half of the run too.
 
         What is counted is storages, so that a growing batch is no leak, nor a cache that is full.
         """
@@ -91,36 +96,41 @@ class Leaks:
         if len(late) <= FEWEST_STEPS // 2:
             return []
         first, last = late[0], late[-1]
-        return [
-            Growth(
-                site,
-                count=last.counts[site] - first.counts.get(site, 0),
-                bytes=last.sizes[site] - first.sizes.get(site, 0),
-                steps=last.step - first.step,
-            )
-            for site in last.counts
-            if _rises([one.counts.get(site, 0) for one in late])
-        ]
+        found = []
+        for site, count in last.counts.items():
+            counts = [one.counts.get(site, 0) for one in self.steps]
+            steady = _rises(counts[-len(late) :])
+            if steady or _climbs(counts, len(late)):
+                size = last.sizes[site] - first.sizes.get(site, 0)
+                more = count - first.counts.get(site, 0)
+                found.append(Growth(site, more, size, last.step - first.step, steady))
+        return found
 
     def findings(self) -> Iterator[Finding]:
         """A leak for each variable that keeps ever more."""
-        groups: dict[Keeper, list[Growth]] = {}
+        groups: dict[str, list[Growth]] = {}
         for growth in self.growing():
             keeper = self._keepers.get(growth.site)
             if keeper is not None:
-                groups.setdefault(keeper, []).append(growth)
-        for keeper, growths in groups.items():
+                groups.setdefault(keeper.name, []).append(growth)
+        for growths in groups.values():
             growths.sort(key=lambda one: one.bytes, reverse=True)
+            keepers = list(dict.fromkeys(self._keepers[one.site] for one in growths))
+            keepers.sort(key=lambda one: not one.graph)
             size = sum(one.bytes for one in growths) / growths[0].steps
-            if keeper.graph or size >= _FEWEST_BYTES:
-                yield self._finding(keeper, growths, size)
+            # Copies of the best few models grow now and then too: but they hold no graph.
+            steady = any(one.steady for one in growths)
+            if keepers[0].graph or (steady and size >= _FEWEST_BYTES):
+                yield self._finding(keepers, growths, size)
 
     def unexplained(self) -> list[Growth]:
-        """What grew and is kept by no variable."""
+        """What grew all the time and is kept by no variable."""
         return [
             one
             for one in self.growing()
-            if one.site not in self._keepers and one.bytes >= _FEWEST_BYTES * one.steps
+            if one.site not in self._keepers
+            and one.steady
+            and one.bytes >= _FEWEST_BYTES * one.steps
         ]
 
     def _taken(self, step: int) -> Step:
@@ -152,38 +162,60 @@ class Leaks:
             return {}
         return keepers(sites, self._books, self._site_of, self._begin, self._modules)
 
-    def _finding(self, keeper: Keeper, growths: list[Growth], size: float) -> Finding:
+    def _finding(self, keepers: list[Keeper], growths: list[Growth], size: float) -> Finding:
+        keeper, *others = keepers
         count = sum(one.count for one in growths)
         steps = growths[0].steps
         what = "keeps a graph" if keeper.graph else "grows"
         number = f"{count / steps:.3g}"
         noun = "tensor" if number == "1" else "tensors"
         more = f"{number} {noun} ({human_bytes(size)}) more each step"
-        lines = [keeper.site, *(one.site for one in growths[:3] if one.site is not keeper.site)]
-        roles = ["kept", *["in graph" if keeper.graph else "kept"] * 3]
-        places = [
-            (role, place)
-            for role, site in zip(roles, lines, strict=False)
-            if site is not None and (place := site.place(self._modules)) is not None
-        ]
         return Finding(
             kind="leak",
             summary=f"{keeper.name} {what}: {more}",
-            places=tuple(places),
+            places=tuple(self._places(keeper, growths)),
             facts=(
                 f"in the last {counted(steps, 'step')}: {count:,} tensors, "
                 f"{human_bytes(sum(one.bytes for one in growths))} more",
+                *(
+                    f"it keeps too: {line_of(one.site, self._modules)}"
+                    for one in others
+                    if one.site
+                ),
             ),
             advice=_advice(keeper),
         )
 
+    def _places(self, keeper: Keeper, growths: list[Growth]) -> Iterator[tuple[str, Place]]:
+        """The line whose tensors are kept, then those that made most of what they keep alive."""
+        kept = [one.site for one in growths if self._keepers[one.site] == keeper]
+        others = [site for site in kept[:3] if site is not keeper.site]
+        role = "in graph" if keeper.graph else "kept"
+        for name, site in (("kept", keeper.site), *((role, one) for one in others)):
+            place = site and site.place(self._modules)
+            if place:
+                yield name, place
+
 
 def _rises(counts: list[int]) -> bool:
+    """Whether it rises in each quarter, and hardly ever falls."""
     changes = [after - before for before, after in pairwise(counts)]
     if sum(change < 0 for change in changes) > len(changes) // 10:
         return False
     marks = [counts[quarter * (len(counts) - 1) // 4] for quarter in range(5)]
     return all(before < after for before, after in pairwise(marks))
+
+
+def _climbs(counts: list[int], late: int) -> bool:
+    """Whether it rises a few times, as regularly as validations come, to the end; never falls."""
+    changes = [after - before for before, after in pairwise(counts)]
+    rises = [place for place, change in enumerate(changes, start=1) if change]
+    if min(changes) < 0 or len(rises) < _FEWEST_RISES:
+        return False
+    gaps = [after - before for before, after in pairwise(rises)]
+    in_both_halves = rises[0] <= len(counts) - late < rises[-1]
+    goes_on = len(counts) - rises[-1] <= max(gaps)
+    return in_both_halves and goes_on and max(gaps) - min(gaps) <= 1
 
 
 def _advice(keeper: Keeper) -> str:

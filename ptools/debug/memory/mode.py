@@ -13,9 +13,9 @@ from torch import nn
 
 from ptools.debug.memory.books import Books
 from ptools.debug.memory.leaks import Leaks
-from ptools.debug.memory.sites import BACKWARD, STEP
+from ptools.debug.memory.sites import BACKWARD, STEP, line_of
 from ptools.debug.memory.storages import ACTIVATIONS, BUFFERS, GRADIENTS, OPTIMIZER
-from ptools.debug.memory.tables import line_of, tables
+from ptools.debug.memory.tables import tables
 from ptools.debug.memory.trace import Timeline
 from ptools.debug.memory.tracker import GRAPH, Tracker
 from ptools.debug.mode import Mode

@@ -11,11 +11,14 @@ from torch import nn
 from ptools.debug.findings import Place
 from ptools.debug.modules import Modules
 from ptools.debug.spots import Position, Spot
+from ptools.files import shown_path
 
 FORWARD = "forward"
 BACKWARD = "backward"
 STEP = "optimizer"
 OUTSIDE = "from outside"  # not made by an operation: a line that read what others had made
+
+_MOST_SOURCE = 50  # characters of a line: it stands in tables
 
 
 class Site:
@@ -64,3 +67,19 @@ class Sites:
         if site is None:
             site = self._known[key] = Site(inner, outer, module, phase)
         return site
+
+
+def line_of(site: Site, modules: Modules) -> str:
+    """`train.py:34 h = self.fc(x)`; of an installed package's line also the user's own."""
+    place = site.place(modules)
+    if place is None:
+        return "no line of Python"
+    source = place.source
+    if len(source) > _MOST_SOURCE:
+        source = source[: _MOST_SOURCE - 3] + "..."
+    text = f"{_where(place)} {source}"
+    return f"{text} (from {_where(place.called_from)})" if place.called_from else text
+
+
+def _where(place: Place) -> str:
+    return f"{shown_path(place.file)}:{place.line}"

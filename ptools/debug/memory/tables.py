@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ptools.debug.findings import Place, Table
+from ptools.debug.findings import Table
 from ptools.debug.memory.books import Books
 from ptools.debug.memory.leaks import Step
-from ptools.debug.memory.sites import Site
+from ptools.debug.memory.sites import line_of
 from ptools.debug.memory.storages import KINDS, Held, Ledger
 from ptools.debug.modules import Modules
-from ptools.files import shown_path
 
 _MOST_ROWS = 12
 Row = tuple[str | int | float | None, ...]
@@ -32,19 +31,6 @@ def tables(books: Books, steps: list[Step], modules: Modules) -> list[Table]:
         if steps:
             found.append(_steps(device, steps))
     return found
-
-
-def line_of(site: Site, modules: Modules) -> str:
-    """`train.py:34 h = self.fc(x)`; of an installed package's line also the user's own."""
-    place = site.place(modules)
-    if place is None:
-        return "no line of Python"
-    text = f"{_where(place)} {place.source}"
-    return f"{text} (from {_where(place.called_from)})" if place.called_from else text
-
-
-def _where(place: Place) -> str:
-    return f"{shown_path(place.file)}:{place.line}"
 
 
 def _kinds(ledger: Ledger, modules: Modules) -> Table:
