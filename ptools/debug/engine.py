@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ptools import script
 from ptools.console import counted
+from ptools.debug.inplace.advice import of_error
 from ptools.debug.job import VARIABLE, Job, Outcome, read_outcomes
 from ptools.debug.process import Processes, Runner
 from ptools.debug.report import DebugReport, Pass, make_report
@@ -18,8 +19,6 @@ from ptools.debug.report import DebugReport, Pass, make_report
 # What torch says, and the mode that finds its lines.
 _TOLD_BY_TORCH = {
     "modified by an inplace operation": "inplace",
-    "is being used in an in-place operation": "inplace",
-    "is a view and is being modified inplace": "inplace",
     "Trying to backward through the graph a second time": "inplace",
     "does not require grad and does not have a grad_fn": "autograd",
     "nan values in its": "nan",  # by its anomaly mode
@@ -76,6 +75,7 @@ def debug_script(
         session.follow()
     elif (telling := _mode_for(session.outcomes)) not in (None, mode):
         session.notes.append(f"--mode {telling} --seed {session.seed} tells the line")
+    session.notes += _advice(session.outcomes)
     return make_report(program, mode, session.seed, session.passes, session.outcomes, session.notes)
 
 
@@ -141,7 +141,7 @@ class _Session:
             again = self.run(mode)
         if not any(outcome.findings for outcome in again):
             self.outcomes = seen
-            self.notes += self._why_nothing(seen)
+            self.notes += self._why_nothing(seen, again)
 
     def _announce(self, what: str, mode: str, start: int) -> None:
         seconds = self.passes[-1].seconds
@@ -161,15 +161,17 @@ class _Session:
         )
         return False
 
-    def _why_nothing(self, seen: list[Outcome]) -> list[str]:
+    def _why_nothing(self, seen: list[Outcome], again: list[Outcome]) -> list[str]:
         """Why the run after the one in which something was seen found nothing."""
         last = self.passes[-1]
         if last.ended.interrupted:
             return ["the second run was interrupted"]
         ends = [line for line in last.ended.output.splitlines() if line.strip()][-_LAST_LINES:]
-        error = next((one.errors[0] for one in self.outcomes if one.errors), "")
+        error = next((one.errors[0] for one in again if one.errors), "")
         if last.ended.code and not any(error in outcome.errors for outcome in seen):
             return ["the second run failed in another way, and ended with:", *ends]
+        if error:
+            return [f"the second run came to the same error; mode {last.mode} found no more"]
         return [
             f"the second run, of {counted(last.steps, 'step')}, did not show it: the program does "
             "not do the same each time. ptools repro finds where two runs part"
@@ -183,6 +185,14 @@ def _mode_for(outcomes: list[Outcome]) -> str | None:
         if text in said:
             return mode
     return "nan" if any(outcome.findings for outcome in outcomes) else None
+
+
+def _advice(outcomes: list[Outcome]) -> list[str]:
+    """What to do about an error whose line torch has told."""
+    if any(outcome.findings for outcome in outcomes):
+        return []
+    errors = [error for outcome in outcomes for error in outcome.errors]
+    return [f"do: {advice}" for error in errors if (advice := of_error(error))]
 
 
 def _summary(outcomes: list[Outcome]) -> str:

@@ -263,6 +263,22 @@ def test_probabilities_that_are_refused_are_traced_to_their_line(
     assert (finding.where.line, report.exit_code) == (5, 3)
 
 
+LEAF = "RuntimeError: a leaf Variable that requires grad is being used in an in-place operation."
+
+
+def test_an_error_whose_line_torch_tells_is_advised_on_and_not_run_again(script: str) -> None:
+    runs = Runs(([replace(NOTHING, errors=(LEAF,))], Ended(1)))
+    report = debug_script(script, runner=runs)
+    assert (len(report.passes), report.exit_code) == (1, 1)
+    assert any("torch.no_grad()" in note for note in report.notes)
+
+
+def test_a_second_run_that_comes_to_the_same_error_is_not_said_to_differ(script: str) -> None:
+    failed = [replace(NOTHING, errors=(INPLACE,))], Ended(1)
+    report = debug_script(script, runner=Runs(failed, failed))
+    assert any("the same error" in note for note in report.notes)
+
+
 def test_the_programs_own_anomaly_mode_has_its_say(
     write: Write, capfd: pytest.CaptureFixture[str]
 ) -> None:

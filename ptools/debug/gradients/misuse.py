@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ptools.console import counted
+from ptools.debug.clock import held_by
 from ptools.debug.findings import Finding, Place
 from ptools.debug.gradients.fates import ENOUGH, Fates
 from ptools.debug.gradients.flow import Flow
@@ -87,7 +88,7 @@ class Misuse:
             use.fed_steps += 1
             use.uncleared += not use.cleared
         if use.watched is None:
-            use.blind += all(one.grad is None for one in _parameters(optimizer))
+            use.blind += all(one.grad is None for one in held_by(optimizer))
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Remember what has to be gone before the next backward."""
@@ -148,13 +149,8 @@ def _places(*places: tuple[str, Place | None]) -> tuple[tuple[str, Place], ...]:
     return tuple((role, place) for role, place in places if place is not None)
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
-
-
 def _smallest_fed(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
-    fed = (one for one in _parameters(optimizer) if _any(one.grad))
+    fed = (one for one in held_by(optimizer) if _any(one.grad))
     return min(fed, key=torch.Tensor.numel, default=None)
 
 
