@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -60,6 +61,16 @@ def node_of(tensor: torch.Tensor) -> Any:
         return tensor.grad_fn
     except RuntimeError:  # a view that was made without gradients, whose base was written since
         return None
+
+
+def nodes_from(nodes: list[Any], seen: set[Any], limit: float = math.inf) -> Iterator[Any]:
+    """The nodes of graphs that were not seen, until `limit` are; they are seen then."""
+    while nodes and len(seen) < limit:
+        node = nodes.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            nodes += [following for following, _ in node.next_functions if following is not None]
 
 
 def leaves_of(tensors: list[torch.Tensor], limit: int = 20_000) -> list[torch.Tensor]:

@@ -19,15 +19,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ptools import script
-from ptools.debug.job import Job, told, write_outcome
+from ptools.debug.job import FOUND, PARENT, Job, told, write_outcome
 from ptools.debug.tracebacks import chain, clear
 from ptools.imports import after_import
 
 if TYPE_CHECKING:
     from ptools.debug.mode import Log, Mode
 
-FOUND = 3
-_PARENT = "PTOOLS_DEBUG_PARENT"
 _LAUNCHED = "PTOOLS_LAUNCH_FOLDER"
 _STAY = 5.0  # seconds in which a launcher ends all its processes
 _HURRY = 10.0  # seconds in which a program has to end when it was stopped
@@ -88,8 +86,8 @@ class _Run:
 
     def prepare(self) -> None:
         """Seed the program, and begin to watch when it has imported torch."""
-        if not self.is_launched and _PARENT in os.environ:
-            script.end_with(int(os.environ.pop(_PARENT)))
+        if not self.is_launched and PARENT in os.environ:
+            script.end_with(int(os.environ.pop(PARENT)))
         self._write()
         after_import("torch", self._begin)
         if not (self.is_launched and "PTOOLS_SEED" in os.environ):

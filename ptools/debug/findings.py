@@ -78,6 +78,11 @@ class Table:
     rows: tuple[tuple[str | int | float | None, ...], ...]
 
 
+def places_of(**roles: Place | None) -> tuple[tuple[str, Place], ...]:
+    """Places by their roles, without those that are not known."""
+    return tuple((role, place) for role, place in roles.items() if place is not None)
+
+
 def finding_from(found: Mapping[str, Any]) -> Finding:
     """A finding from its JSON."""
     return Finding(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,6 +86,12 @@ class Modules:
                     if tensor is wanted:
                         return _shown(root, path)
         return ""
+
+    def names_of(self, parameters: Sequence[torch.Tensor]) -> str:
+        """`Net.fc.weight and of 3 more`; a parameter of no known model by its shape."""
+        first, more = parameters[0], len(parameters) - 1
+        name = self.parameter_name(first) or f"a parameter {tuple(first.shape)}"
+        return f"{name} and of {more} more" if more else name
 
     def name_of_memory(self, tensor: torch.Tensor) -> str:
         """The name of a parameter or buffer that has its numbers where the tensor has them."""

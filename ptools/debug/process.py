@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from ptools.debug.job import PARENT
 from ptools.debug.stdin import Input
 
 # Not `-m`: that would find what lies in the current folder before Python's own modules.
@@ -21,7 +22,6 @@ _BOOT = (
     "{home} in sys.path or sys.path.append({home}); "
     "from ptools.debug.child import main; main()"
 ).format(home=repr(str(Path(__file__).parents[2])))
-PARENT = "PTOOLS_DEBUG_PARENT"  # names this process to the one that runs the program
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 _KEPT = 1 << 16  # bytes
 _LAST = 1.0  # seconds in which the end of an output may still come

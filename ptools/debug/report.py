@@ -9,10 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ptools.debug.findings import Finding, Table, of_rank
-from ptools.debug.job import Outcome
+from ptools.debug.job import FOUND, Outcome
 from ptools.debug.process import Ended
-
-FOUND = 3
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ptools.debug.clock import held_by, roots_of
-from ptools.debug.findings import Finding
+from ptools.debug.findings import Finding, places_of
 from ptools.debug.finite import PLAIN, all_finite, has_nan, is_finite
 from ptools.debug.mode import Mode
 from ptools.debug.scaling import Scaling
@@ -53,9 +53,11 @@ class Watch(Mode):
         self._check_losses()
         gradients = [one.grad for one in held_by(optimizer) if one.grad is not None]
         if gradients and not all_finite(gradients) and not self.scaling.skips(optimizer):
-            bad = [one for one in held_by(optimizer) if one.grad is not None]
-            bad = [one for one in bad if one.grad is not None and not is_finite(one.grad)]
-            self._tell(f"the gradient of {self._names(bad)} is not finite", "nonfinite-gradient")
+            held = held_by(optimizer)
+            bad = [one for one in held if one.grad is not None and not is_finite(one.grad)]
+            self._tell(
+                f"the gradient of {self.modules.names_of(bad)} is not finite", "nonfinite-gradient"
+            )
         self._check_parameters("")
         self.good_until = self.clock.ticks
 
@@ -91,13 +93,7 @@ class Watch(Mode):
         held = [one for owner in self.clock.optimizers for one in held_by(owner)]
         if held and not all_finite(held):
             bad = [one for one in held if not is_finite(one)]
-            self._tell(f"{self._names(bad)} is not finite{when}", "nonfinite-parameter")
-
-    def _names(self, parameters: list[torch.Tensor]) -> str:
-        first = parameters[0]
-        name = self.modules.parameter_name(first) or f"a parameter {tuple(first.shape)}"
-        return f"{name} and of {len(parameters) - 1} more" if len(parameters) > 1 else name
+            self._tell(f"{self.modules.names_of(bad)} is not finite{when}", "nonfinite-parameter")
 
     def _tell(self, summary: str, kind: str) -> None:
-        place = self.here()
-        self.found(Finding(kind, summary, places=(("seen", place),) if place else ()))
+        self.found(Finding(kind, summary, places=places_of(seen=self.here())))

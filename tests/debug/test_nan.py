@@ -6,29 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_in import run_in
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from ptools.debug.clock import Clock
 from ptools.debug.findings import Finding
-from ptools.debug.mode import Log, Stop, watching
+from ptools.debug.mode import Log
 from ptools.debug.modules import Modules
 from ptools.debug.nan.mode import Nan
 
 
 def traced(program: Callable[[], object], keep_going: bool = False, **when: int) -> Log:
     """What mode `nan` logs of a program."""
-    log = Log(keep_going)
-    mode = Nan(log, Clock(), Modules(), **when)
-    try:
-        with watching(mode):
-            program()
-    except Stop:
-        pass
-    log.keep_going = True
-    mode.finish()
-    return log
+    return run_in(Nan(Log(keep_going), Clock(), Modules(), **when), program)
 
 
 def found(program: Callable[[], object], **when: int) -> Finding:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from run_in import run_in
 from torch import nn
 
 from ptools.debug.clock import Clock
@@ -15,16 +16,7 @@ from ptools.debug.watch import SKIPPED_IN_A_ROW, Watch
 
 def watched(program: Callable[[], object]) -> Log:
     """What mode `watch` logs of a program."""
-    log = Log()
-    mode = Watch(log, Clock(), Modules())
-    try:
-        with watching(mode):
-            program()
-    except Stop:
-        pass
-    log.keep_going = True
-    mode.finish()
-    return log
+    return run_in(Watch(Log(), Clock(), Modules()), program)
 
 
 def kinds(program: Callable[[], object]) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ptools.debug.calls import node_of
-from ptools.debug.findings import Finding, Place
+from ptools.debug.calls import node_of, nodes_from
+from ptools.debug.findings import Finding, Place, places_of
 from ptools.debug.gradients.flow import Flow
 from ptools.debug.modules import Modules
 from ptools.debug.variables import Variables
@@ -78,7 +78,7 @@ class Graphs:
         return Finding(
             kind="second-backward",
             summary="the backward goes into the graph of an earlier step",
-            places=_places(read=walk.read, made=walk.made),
+            places=places_of(read=walk.read, made=walk.made),
             facts=("that graph was gone through before, and freed",),
             advice="detach what is carried from step to step: state = state.detach()",
         )
@@ -103,7 +103,7 @@ class Graphs:
             Finding(
                 kind="kept-graph",
                 summary=f"{what} the graphs of earlier steps alive, one more at each step",
-                places=_places(made=made),
+                places=places_of(made=made),
                 facts=(
                     f"at step {self._step} those of {self._alive[-1]} earlier steps were alive",
                 ),
@@ -121,7 +121,7 @@ class Graphs:
                 Finding(
                     kind="grown-graph",
                     summary="each backward goes through the graphs of all earlier steps",
-                    places=_places(read=walk.read, made=walk.made),
+                    places=places_of(read=walk.read, made=walk.made),
                     facts=(
                         "nodes of earlier steps in the last graphs: "
                         + ", ".join(f"{count:,}" for count in self._old[-1 - _GROWTH :]),
@@ -153,10 +153,6 @@ def _grows(counts: list[int]) -> bool:
     return len(last) > _GROWTH and all(a < b for a, b in pairwise(last))
 
 
-def _places(**roles: Place | None) -> tuple[tuple[str, Place], ...]:
-    return tuple((role, place) for role, place in roles.items() if place is not None)
-
-
 def _keeper(wanted: set[int]) -> torch.Tensor | None:
     """The living tensor from which most of the wanted nodes are reached."""
     tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
@@ -174,12 +170,4 @@ def _keeper(wanted: set[int]) -> torch.Tensor | None:
 
 def _count(node: Any, wanted: set[int], seen: set[Any]) -> int:
     """How many wanted nodes are reached from a node through nodes that were not seen."""
-    nodes, count = [node], 0
-    while nodes and len(seen) < _NODES:
-        node = nodes.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        count += node._sequence_nr() in wanted
-        nodes += [one for one, _ in node.next_functions if one is not None]
-    return count
+    return sum(one._sequence_nr() in wanted for one in nodes_from([node], seen, _NODES))

@@ -10,7 +10,7 @@ import torch
 
 from ptools.console import counted
 from ptools.debug.clock import held_by
-from ptools.debug.findings import Finding, Place
+from ptools.debug.findings import Finding, places_of
 from ptools.debug.gradients.fates import ENOUGH, Fates
 from ptools.debug.gradients.flow import Flow
 from ptools.debug.spots import Spot
@@ -107,7 +107,7 @@ class Misuse:
                 yield Finding(
                     kind="never-cleared",
                     summary=f"{use.name} adds the gradients of all earlier steps to each step's",
-                    places=_places(("step", stepped)),
+                    places=places_of(step=stepped),
                     facts=(f"not cleared before {counted(use.uncleared, 'backward')}",),
                     advice="call optimizer.zero_grad() before each backward",
                 )
@@ -115,7 +115,7 @@ class Misuse:
                 yield Finding(
                     kind="cleared-too-early",
                     summary=f"{use.name} steps without gradients: they are cleared before it",
-                    places=_places(("cleared", self._fates.place(use.wiped_at)), ("step", stepped)),
+                    places=places_of(cleared=self._fates.place(use.wiped_at), step=stepped),
                     facts=(f"cleared after the backward, in {counted(use.wiped, 'step')}",),
                     advice="call zero_grad() before backward(), not between it and step()",
                 )
@@ -124,7 +124,7 @@ class Misuse:
                     kind="no-backward",
                     summary=f"{use.name} made {counted(use.steps, 'step')}, but backward "
                     "was never called",
-                    places=_places(("step", stepped)),
+                    places=places_of(step=stepped),
                     advice="call loss.backward() before the step",
                 )
 
@@ -143,10 +143,6 @@ class Misuse:
             use = self._uses[optimizer] = _Use(type(optimizer).__name__)
             self._all.append(use)
         return use
-
-
-def _places(*places: tuple[str, Place | None]) -> tuple[tuple[str, Place], ...]:
-    return tuple((role, place) for role, place in places if place is not None)
 
 
 def _smallest_fed(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptools.debug.findings import Finding
+from ptools.debug.findings import Finding, places_of
 from ptools.debug.gradients.fates import ENOUGH, Fates
 from ptools.debug.gradients.flow import Cut, Flow
 from ptools.debug.gradients.graphs import Graphs
@@ -132,7 +132,7 @@ class Gradients(Mode):
         return Finding(
             kind="cut-graph",
             summary=summary,
-            places=(("seen", seen),) if seen else (),
+            places=places_of(seen=seen),
             facts=("nothing that it was computed from required a gradient",),
             advice="set requires_grad of what is to be trained, and compute the loss from it",
         )

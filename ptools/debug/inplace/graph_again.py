@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ptools.debug.calls import nodes_from
 from ptools.debug.findings import Finding
 from ptools.debug.inplace.advice import BACKWARD_TWICE, of_error
 from ptools.debug.inplace.saved import Saved
@@ -96,10 +97,5 @@ class GraphAgain:
 
 def _numbers(roots: Sequence[torch.Tensor]) -> set[int]:
     """The numbers of all nodes of a graph."""
-    nodes, waiting = set(), [root.grad_fn for root in roots]
-    while waiting:
-        node: Any = waiting.pop()
-        if node is not None and node not in nodes:
-            nodes.add(node)
-            waiting += [following for following, _ in node.next_functions]
-    return {node._sequence_nr() for node in nodes}
+    nodes = [root.grad_fn for root in roots if root.grad_fn is not None]
+    return {node._sequence_nr() for node in nodes_from(nodes, set())}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ptools.debug.calls import nodes_from
 from ptools.debug.memory.books import Books
 from ptools.debug.memory.sites import Site
 from ptools.debug.memory.storages import Block
@@ -161,13 +162,7 @@ def _likeness(node: Any, site_of: SiteOf) -> tuple[Site | None, str]:
 
 def _nodes(end: torch.Tensor, seen: set[Any]) -> Iterator[Any]:
     """The nodes of a graph that were not seen."""
-    todo: list[Any] = [end.grad_fn]
-    while todo and len(seen) < _MOST_NODES:
-        node = todo.pop()
-        if node not in seen:
-            seen.add(node)
-            yield node
-            todo += _inputs(node)
+    return nodes_from([end.grad_fn], seen, _MOST_NODES)
 
 
 def _inputs(node: Any) -> list[Any]:

@@ -16,7 +16,7 @@ import torch
 
 from ptools.debug.calls import leaves_of
 from ptools.debug.clock import held_by, roots_of
-from ptools.debug.findings import Finding
+from ptools.debug.findings import Finding, places_of
 from ptools.debug.finite import Unseen, all_finite, has_nan, is_finite
 from ptools.debug.mode import Mode
 from ptools.debug.nan.advice import BEGIN_EARLIER
@@ -110,7 +110,7 @@ class Nan(Mode):
         with Unseen():
             bad = [one for one in self._parameters() if not is_finite(one)]
             bad += [one for root in self.modules.roots() for one in root.buffers() if has_nan(one)]
-        names = [self._name(one) for one in bad]
+        names = [self.modules.names_of([one]) for one in bad]
         if names:
             which = f"{names[0]} and {len(names) - 1} more were" if names[1:] else f"{names[0]} was"
             summary = f"{which} not finite before the tracing"
@@ -127,7 +127,7 @@ class Nan(Mode):
             if not held or all_finite(list(held.values())):
                 return
             bad = [one for one, gradient in held.items() if not is_finite(gradient)]
-            where = f"the gradient of {self._name(bad[0])}{_and_more(bad)}"
+            where = f"the gradient of {self.modules.names_of(bad)}"
             gradients = [held[one] for one in bad]
             self._tell(gradients, f"it reached {where}", f"{where} is not finite")
 
@@ -139,12 +139,12 @@ class Nan(Mode):
             bad = [one for one in known if not is_finite(one)]
             if not bad:
                 return
-            where = f"{self._name(bad[0])}{_and_more(bad)}"
+            where = self.modules.names_of(bad)
             birth = self._birth_of(bad)
             if birth is not None and birth.optimizer:
                 steepest = max(bad, key=_slope)
                 if steepest.grad is not None:
-                    name = f"gradient of {self._name(steepest)}"
+                    name = f"gradient of {self.modules.names_of([steepest])}"
                     birth.tensors += (stats_of(name, steepest.grad),)
             self._tell(bad, f"it reached {where}", f"{where} is not finite")
 
@@ -172,7 +172,7 @@ class Nan(Mode):
         place = self.here()
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         fact = "it came from another process" if several else "no traced operation made it"
-        return Finding("nan", seen, (("seen", place),) if place else (), facts=(fact,))
+        return Finding("nan", seen, places_of(seen=place), facts=(fact,))
 
     def _parameters(self) -> list[torch.Tensor]:
         owners: list[Any] = self.modules.roots()
@@ -180,18 +180,11 @@ class Nan(Mode):
         of_optimizers = [one for owner in self.clock.optimizers for one in held_by(owner)]
         return list(dict.fromkeys((*of_modules, *of_optimizers)))
 
-    def _name(self, tensor: torch.Tensor) -> str:
-        return self.modules.parameter_name(tensor) or f"a parameter {tuple(tensor.shape)}"
-
 
 def _births(taints: Taints, tensors: list[torch.Tensor]) -> Iterator[Birth]:
     for tensor in tensors:
         if (taint := taints.of(tensor)) is not None:
             yield taint.birth
-
-
-def _and_more(tensors: list[torch.Tensor]) -> str:
-    return f" and of {len(tensors) - 1} more" if len(tensors) > 1 else ""
 
 
 def _slope(parameter: torch.Tensor) -> float:
