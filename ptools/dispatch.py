@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch._C import _AutoDispatchBelowAutograd, _DisableTorchDispatch
 from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,6 +24,16 @@ class DispatchMode(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+
+class Unseen:
+    """A block in which our own operations are seen by no mode and no graph, ours and others'."""
+
+    def __enter__(self) -> None:
+        self._guards = _DisableTorchDispatch(), _AutoDispatchBelowAutograd()
+
+    def __exit__(self, *error: object) -> None:
+        del self._guards
 
 
 def name_of(func: Any) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
 
+PARENT = "PTOOLS_PARENT"  # names the process that watches to the one that runs the program
 _PR_SET_PDEATHSIG = 1
 _OURS = os.path.dirname(__file__) + os.sep  # noqa: PTH120
 

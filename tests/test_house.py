@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ptools"
 HEAVY = {"torch", "numpy", "cv2", "lmdb", "PIL", "tensorboard", "torchinfo"}
 ALLOWED_AT_THE_TOP = {"ptools", "tests", "examples", "pyproject.toml", "README.md", "CHANGELOG.md"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"cli"}
+ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"cli", "program"}
 FLOOR_1 = ["console", "choice", "errors", "files", "target", "usercode", "zoo"]
 LIGHT = [*sorted((PACKAGE / "cli").glob("*.py")), *(PACKAGE / f"{name}.py" for name in FLOOR_1)]
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptools.debug.process import Ended
     from ptools.launcher.report import LaunchResult
+    from ptools.program.process import Ended
 
 _LOG_END = 1 << 16  # bytes
 
@@ -43,8 +43,8 @@ class _Launches:
         self._first: LaunchResult | None = None
 
     def __call__(self, words: Sequence[str], variables: Mapping[str, str], quiet: bool) -> "Ended":
-        from ptools.debug.process import Ended
         from ptools.launcher.engine import launch
+        from ptools.program.process import Ended
 
         options = self._options
         if self._first is not None:

@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ptools.debug.engine import debug_script
-from ptools.debug.findings import Finding, Place, TensorStats
+from ptools.debug.findings import Finding, TensorStats
 from ptools.debug.report import DebugReport
+from ptools.program.places import Place
 
 if TYPE_CHECKING:
     from ptools.debug.library import Found, find_inplace, find_nan

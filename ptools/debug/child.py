@@ -19,13 +19,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ptools import script
-from ptools.debug.job import FOUND, PARENT, Job, told, write_outcome
-from ptools.debug.tracebacks import chain, clear
+from ptools.debug.job import FOUND, Job, told, write_outcome
 from ptools.imports import after_import
+from ptools.program.tracebacks import chain, clear
 
 if TYPE_CHECKING:
     from ptools.debug.mode import Log, Mode
 
+_ROOM = os.path.dirname(__file__) + os.sep  # noqa: PTH120
 _LAUNCHED = "PTOOLS_LAUNCH_FOLDER"
 _STAY = 5.0  # seconds in which a launcher ends all its processes
 _HURRY = 10.0  # seconds in which a program has to end when it was stopped
@@ -44,7 +45,7 @@ def main() -> None:
         raise
     except BaseException as error:
         run.error = error
-        clear(error)
+        clear(error, _ROOM)
         if run.is_launched and not run.stopped:
             raise  # the launcher tells it, and which rank was first
         code = run.explain(error)
@@ -86,8 +87,8 @@ class _Run:
 
     def prepare(self) -> None:
         """Seed the program, and begin to watch when it has imported torch."""
-        if not self.is_launched and PARENT in os.environ:
-            script.end_with(int(os.environ.pop(PARENT)))
+        if not self.is_launched and script.PARENT in os.environ:
+            script.end_with(int(os.environ.pop(script.PARENT)))
         self._write()
         after_import("torch", self._begin)
         if not (self.is_launched and "PTOOLS_SEED" in os.environ):

@@ -13,8 +13,8 @@ from ptools import script
 from ptools.console import counted
 from ptools.debug.inplace.advice import of_error
 from ptools.debug.job import VARIABLE, Job, Outcome, read_outcomes
-from ptools.debug.process import Processes, Runner
 from ptools.debug.report import DebugReport, Pass, make_report
+from ptools.program.process import Processes, Runner
 
 # What torch says, and the mode that finds its lines.
 _TOLD_BY_TORCH = {
@@ -65,7 +65,7 @@ def debug_script(
         seed=random.SystemRandom().randrange(2**31) if seed is None else seed,
         keep_going=keep_going,
         tensorboard=None if tensorboard is None else str(Path(tensorboard).absolute()),
-        runner=runner or Processes(),
+        runner=runner or Processes("ptools.debug.child"),
         say=say,
     )
     if mode == "watch" and at_step is not None:

@@ -6,18 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Place:
-    """A line of a program, as it stood when an operation was called from it."""
-
-    file: str
-    line: int
-    function: str
-    source: str = ""  # the line's text, stripped
-    part: str = ""  # the expression within the line, where Python knows it
-    module: str = ""  # path of the innermost module that was being called: Net.head.0
-    called_from: Place | None = None  # the user's own line, if `file` is an installed package's
+from ptools.program.places import Place, place_from
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,7 @@ def finding_from(found: Mapping[str, Any]) -> Finding:
     return Finding(
         **{
             **found,
-            "places": tuple((role, _place_from(place)) for role, place in found["places"]),
+            "places": tuple((role, place_from(place)) for role, place in found["places"]),
             "facts": tuple(found["facts"]),
             "tensors": tuple(_stats_from(stats) for stats in found["tensors"]),
         }
@@ -104,11 +93,6 @@ def table_from(table: Mapping[str, Any]) -> Table:
 def of_rank(finding: Finding, rank: int) -> Finding:
     """The finding, with the rank of the process that made it."""
     return replace(finding, rank=rank)
-
-
-def _place_from(place: Mapping[str, Any]) -> Place:
-    outer = place["called_from"]
-    return Place(**{**place, "called_from": _place_from(outer) if outer else None})
 
 
 def _stats_from(stats: Mapping[str, Any]) -> TensorStats:

@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import nn
-from torch._C import _AutoDispatchBelowAutograd, _DisableTorchDispatch
 
 CHECKED = frozenset(
     {
@@ -20,16 +19,6 @@ CHECKED = frozenset(
 )
 PLAIN = frozenset({torch.Tensor, nn.Parameter, nn.Buffer})
 _FEW = 100_000  # numbers that are copied in less time than they are called for one by one
-
-
-class Unseen:
-    """A block in which our own operations are seen by no mode and no graph, ours and others'."""
-
-    def __enter__(self) -> None:
-        self._guards = _DisableTorchDispatch(), _AutoDispatchBelowAutograd()
-
-    def __exit__(self, *error: object) -> None:
-        del self._guards
 
 
 def values_of(tensor: torch.Tensor) -> torch.Tensor | None:

@@ -12,7 +12,6 @@ from typing import Any
 from ptools.debug.findings import Finding, Table, finding_from, table_from
 
 VARIABLE = "PTOOLS_DEBUG_JOB"  # names the job's file to the process
-PARENT = "PTOOLS_DEBUG_PARENT"  # names the process that watches to the one that runs the program
 FOUND = 3  # the exit code
 
 

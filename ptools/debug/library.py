@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from ptools.debug.clock import Clock
 from ptools.debug.findings import Finding
 from ptools.debug.inplace.mode import Inplace
 from ptools.debug.mode import Log, Mode, Stop, watching
-from ptools.debug.modules import Modules
 from ptools.debug.nan.mode import Nan
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
 
 
 class Found:

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from ptools.debug.clock import Clock
-from ptools.debug.findings import Finding, Place, Table
-from ptools.debug.modules import Modules
-from ptools.debug.spots import spot
+from ptools.debug.findings import Finding, Table
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
+from ptools.program.places import Place
+from ptools.program.spots import spot
 
 
 class Stop(BaseException):

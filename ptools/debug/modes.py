@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ptools.debug.clock import Clock
 from ptools.debug.job import Job
 from ptools.debug.mode import Log, Mode
-from ptools.debug.modules import Modules
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
 
 
 def mode_of(job: Job, log: Log) -> Mode:

@@ -12,9 +12,10 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ptools.console import counted, escaped
-from ptools.debug.findings import Finding, Place, Table, TensorStats
+from ptools.debug.findings import Finding, Table, TensorStats
 from ptools.debug.report import DebugReport, Pass
 from ptools.files import shown_path
+from ptools.program.places import Place
 
 
 def page(report: DebugReport) -> RenderableType:

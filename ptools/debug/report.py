@@ -10,7 +10,7 @@ from typing import Any
 
 from ptools.debug.findings import Finding, Table, of_rank
 from ptools.debug.job import FOUND, Outcome
-from ptools.debug.process import Ended
+from ptools.program.process import Ended
 
 
 @dataclass(frozen=True)

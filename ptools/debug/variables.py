@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from ptools.debug.modules import Modules
+from ptools.program.modules import Modules
 from ptools.source import is_users
 
 _MOST_LOOKS = 8  # each goes through all objects of the process

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from ptools.debug.clock import held_by, roots_of
 from ptools.debug.findings import Finding, places_of
 from ptools.debug.finite import PLAIN, all_finite, has_nan, is_finite
 from ptools.debug.mode import Mode
 from ptools.debug.scaling import Scaling
+from ptools.program.clock import held_by, roots_of
 
 SKIPPED_IN_A_ROW = 20  # a loss scale of 65536 is below 1 by then
 LOSS = "nonfinite-loss"

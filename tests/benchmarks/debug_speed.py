@@ -26,12 +26,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ptools.debug import debug_script
-from ptools.debug.clock import Clock
 from ptools.debug.inplace.mode import Inplace
 from ptools.debug.mode import Log, watching
-from ptools.debug.modules import Modules
 from ptools.debug.nan.mode import Nan
 from ptools.debug.watch import Watch
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
 
 WAYS: dict[str, Callable[[], Any]] = {
     "plain": contextlib.nullcontext,

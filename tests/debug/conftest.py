@@ -52,10 +52,10 @@ class Followed:
 def follow(folder: Path, capsys: Any) -> Any:
     """Run a script within mode `autograd`, in this process."""
     torch = pytest.importorskip("torch")
-    from ptools.debug.clock import Clock
     from ptools.debug.gradients.mode import Gradients
     from ptools.debug.mode import Log, watching
-    from ptools.debug.modules import Modules
+    from ptools.program.clock import Clock
+    from ptools.program.modules import Modules
 
     def run(text: str, tensorboard: str | None = None, fails: str = "") -> Followed:
         file = folder / f"script_{len(text)}.py"

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from ptools.debug.engine import debug_script
-from ptools.debug.findings import Finding, Place, Table
+from ptools.debug.findings import Finding, Table
 from ptools.debug.job import VARIABLE, Job, Outcome, write_outcome
-from ptools.debug.process import Ended, Runner
 from ptools.debug.render import verdict
+from ptools.program.places import Place
+from ptools.program.process import Ended, Runner
 
 Write = Callable[[str, str], Path]
 NOTHING = Outcome(

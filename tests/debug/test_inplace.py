@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ptools.debug.clock import Clock
 from ptools.debug.findings import Finding
 from ptools.debug.inplace.mode import Inplace
 from ptools.debug.mode import Log, Stop, watching
-from ptools.debug.modules import Modules
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
 
 Program = Callable[[], object]
 

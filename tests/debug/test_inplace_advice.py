@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ptools.debug.findings import Place
 from ptools.debug.inplace.advice import Change, of_change, of_error
+from ptools.program.places import Place
 
 
 def at(source: str) -> Place:

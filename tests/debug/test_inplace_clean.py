@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ptools.debug.clock import Clock
 from ptools.debug.inplace.mode import Inplace
 from ptools.debug.mode import Log, watching
-from ptools.debug.modules import Modules
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
 
 Numbers = list[float]
 Program = Callable[[], Numbers]

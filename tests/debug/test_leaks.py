@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from ptools.debug.clock import Clock
 from ptools.debug.findings import Finding
 from ptools.debug.memory.mode import Memory
 from ptools.debug.mode import Log, watching
-from ptools.debug.modules import Modules
 from ptools.debug.variables import Variables
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
 
 EachStep = Callable[[nn.Module, torch.Tensor], object]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from ptools.debug.clock import Clock
 from ptools.debug.memory.mode import Memory
 from ptools.debug.mode import Log, watching
-from ptools.debug.modules import Modules
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
 
 IN, WIDE, OUT, BATCH = 64, 256, 32, 128
 

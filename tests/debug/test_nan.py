@@ -11,11 +11,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from ptools.debug.clock import Clock
 from ptools.debug.findings import Finding
 from ptools.debug.mode import Log
-from ptools.debug.modules import Modules
 from ptools.debug.nan.mode import Nan
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
 
 
 def traced(program: Callable[[], object], keep_going: bool = False, **when: int) -> Log:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from ptools.debug.job import VARIABLE, Job, read_outcomes
-from ptools.debug.process import Processes
+from ptools.program.process import Processes
 
 Write = Callable[[str, str], Path]
 TWICE = """
 import sys
 from ptools.debug.job import VARIABLE, Job
-from ptools.debug.process import Processes
-run = Processes()
+from ptools.program.process import Processes
+run = Processes("ptools.debug.child")
 variables = {VARIABLE: str(Job("watch", sys.argv[1], 0).write())}
 for quiet in (False, True):
     ended = run(["script", "script.py"], variables, quiet)
@@ -61,7 +61,9 @@ def test_a_file_is_read_from_where_it_stood(write: Write, folder: Path) -> None:
 
 def run(folder: Path, quiet: bool = True, **job: object) -> tuple[object, object]:
     told = Job("watch", str(folder), 0, **job)  # type: ignore[arg-type]
-    ended = Processes()(["script", "script.py"], {VARIABLE: str(told.write())}, quiet)
+    ended = Processes("ptools.debug.child")(
+        ["script", "script.py"], {VARIABLE: str(told.write())}, quiet
+    )
     return ended, next(read_outcomes(str(folder)))
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from ptools.debug.findings import Finding, Place, Table, TensorStats
-from ptools.debug.process import Ended
+from ptools.debug.findings import Finding, Table, TensorStats
 from ptools.debug.render import page, verdict
 from ptools.debug.report import DebugReport, Pass
+from ptools.program.places import Place
+from ptools.program.process import Ended
 
 PLACE = Place(
     "/home/me/train.py",

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ptools.debug.clock import Clock
 from ptools.debug.mode import Log, watching
-from ptools.debug.modules import Modules
 from ptools.debug.nan.mode import Nan
-from ptools.debug.spots import spot
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
+from ptools.program.spots import spot
 
 
 def test_a_spot_is_the_line_the_expression_and_the_module() -> None:

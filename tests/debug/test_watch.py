@@ -8,10 +8,10 @@ import torch
 from run_in import run_in
 from torch import nn
 
-from ptools.debug.clock import Clock
 from ptools.debug.mode import Log, Stop, watching
-from ptools.debug.modules import Modules
 from ptools.debug.watch import SKIPPED_IN_A_ROW, Watch
+from ptools.program.clock import Clock
+from ptools.program.modules import Modules
 
 
 def watched(program: Callable[[], object]) -> Log:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ptools.debug.process import Ended
+from ptools.program.process import Ended
 
 
 class Warm:

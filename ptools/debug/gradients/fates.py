@@ -14,9 +14,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import UninitializedParameter
 
 from ptools.debug.calls import node_of
-from ptools.debug.findings import Place
-from ptools.debug.modules import Modules
-from ptools.debug.spots import Spot, spot
+from ptools.program.modules import Modules
+from ptools.program.places import Place
+from ptools.program.spots import Spot, spot
 
 ENOUGH = 3  # backward calls, and steps, before anything is said to be never
 

@@ -14,10 +14,10 @@ from torch._C._autograd import _get_sequence_nr
 from torch.overrides import TorchFunctionMode
 
 from ptools.debug.calls import READS, inputs_of, kind_of, leaves_of, node_of, outputs_of
-from ptools.debug.findings import Place
 from ptools.debug.gradients.fates import Fate, Fates
-from ptools.debug.modules import Modules
-from ptools.debug.spots import Spot, spot
+from ptools.program.modules import Modules
+from ptools.program.places import Place
+from ptools.program.spots import Spot, spot
 
 _LINES = 50_000  # nodes whose lines are remembered
 _CUTS = 1_000

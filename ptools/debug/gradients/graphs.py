@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from ptools.debug.calls import node_of, nodes_from
-from ptools.debug.findings import Finding, Place, places_of
+from ptools.debug.findings import Finding, places_of
 from ptools.debug.gradients.flow import Flow
-from ptools.debug.modules import Modules
 from ptools.debug.variables import Variables
+from ptools.program.modules import Modules
+from ptools.program.places import Place
 
 _KEY = "ptools"
 _GROWTH = 3  # steps in a row

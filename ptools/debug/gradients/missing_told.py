@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ptools.console import counted
-from ptools.debug.findings import Finding, Place
+from ptools.debug.findings import Finding
 from ptools.debug.gradients.fates import Fate, Fates
 from ptools.debug.gradients.flow import Cut
+from ptools.program.places import Place
 
 _SHOWN = 8
 _FREEZE = "requires_grad_(False) says that this is on purpose"

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from ptools.console import counted
-from ptools.debug.clock import held_by
 from ptools.debug.findings import Finding, places_of
 from ptools.debug.gradients.fates import ENOUGH, Fates
 from ptools.debug.gradients.flow import Flow
-from ptools.debug.spots import Spot
+from ptools.program.clock import held_by
+from ptools.program.spots import Spot
 
 
 @dataclass(eq=False)

@@ -22,8 +22,8 @@ from ptools.debug.gradients.misuse import Misuse
 from ptools.debug.gradients.sample_tables import sample_tables
 from ptools.debug.gradients.samples import Samples
 from ptools.debug.mode import Mode
-from ptools.debug.spots import Spot
 from ptools.errors import PtoolsError
+from ptools.program.spots import Spot
 
 _CHANGED_BY_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 

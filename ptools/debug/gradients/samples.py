@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from ptools.debug.gradients.fates import Fates
 from ptools.debug.gradients.histograms import Histograms
 from ptools.debug.mode import tensors_in
-from ptools.debug.modules import Modules
+from ptools.program.modules import Modules
 
 _LARGEST = 2**28  # values of the weights of which a copy is made for the length of a step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from ptools.debug.findings import Place
+from ptools.program.places import Place
 
 BACKWARD_TWICE = "Trying to backward through the graph a second time"
 

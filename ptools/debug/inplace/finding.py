@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from ptools.debug.findings import Finding, Place
+from ptools.debug.findings import Finding
 from ptools.debug.inplace.advice import Change, of_change
 from ptools.debug.inplace.saved import Saved, address, is_plain
 from ptools.debug.inplace.writes import Write
-from ptools.debug.modules import Modules
+from ptools.program.modules import Modules
+from ptools.program.places import Place
 
 SHOWN = 4  # lines that changed the tensor
 

@@ -16,7 +16,7 @@ from ptools.debug.findings import Finding
 from ptools.debug.inplace.advice import BACKWARD_TWICE, of_error
 from ptools.debug.inplace.saved import Saved
 from ptools.debug.mode import Mode
-from ptools.debug.spots import Spot, spot
+from ptools.program.spots import Spot, spot
 
 CALLS = 8  # backward calls that are remembered
 

@@ -10,8 +10,8 @@ from weakref import KeyedRef
 import torch
 from torch._C._autograd import _get_sequence_nr
 
-from ptools.debug.modules import Modules
-from ptools.debug.spots import Spot, spot
+from ptools.program.modules import Modules
+from ptools.program.spots import Spot, spot
 
 if TYPE_CHECKING:
     from ptools.debug.inplace.writes import Write

@@ -11,9 +11,9 @@ from torch.autograd.graph import increment_version
 
 from ptools.debug.inplace.saved import Entry, Ledger, Saved, is_plain
 from ptools.debug.mode import tensors_in
-from ptools.debug.modules import Modules
-from ptools.debug.spots import Spot, spot
 from ptools.dispatch import DispatchMode, name_of
+from ptools.program.modules import Modules
+from ptools.program.spots import Spot, spot
 
 Slot = tuple[int, str]  # position and name of an argument
 Written = tuple[torch.Tensor, Entry]

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import torch
 
-from ptools.debug.clock import Clock
 from ptools.debug.memory.sites import Site
 from ptools.debug.memory.storages import OTHER, TEMPORARIES, Block, Ledger, storages_of
 from ptools.debug.memory.trace import Timeline
+from ptools.program.clock import Clock
 
 
 class Books:

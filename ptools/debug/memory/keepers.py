@@ -15,8 +15,8 @@ from ptools.debug.calls import nodes_from
 from ptools.debug.memory.books import Books
 from ptools.debug.memory.sites import Site
 from ptools.debug.memory.storages import Block
-from ptools.debug.modules import Modules
 from ptools.debug.variables import Variables
+from ptools.program.modules import Modules
 
 _MOST_NODES = 200_000
 SiteOf = Callable[[Any], Site | None]  # of a node of autograd's

@@ -9,13 +9,14 @@ from itertools import pairwise
 import torch
 
 from ptools.console import counted
-from ptools.debug.findings import Finding, Place
+from ptools.debug.findings import Finding
 from ptools.debug.memory.books import Books
 from ptools.debug.memory.keepers import Keeper, SiteOf, keepers
 from ptools.debug.memory.sites import Site, line_of
 from ptools.debug.memory.storages import BUFFERS, OPTIMIZER, PARAMETERS
-from ptools.debug.modules import Modules
 from ptools.files import human_bytes
+from ptools.program.modules import Modules
+from ptools.program.places import Place
 
 FEWEST_STEPS = 8  # of which the last half is judged
 _MOST_STEPS = 128  # that are kept; of more, every second, every fourth ...

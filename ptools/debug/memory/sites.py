@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from ptools.debug.findings import Place
-from ptools.debug.modules import Modules
-from ptools.debug.spots import Position, Spot
 from ptools.files import shown_path
+from ptools.program.modules import Modules
+from ptools.program.places import Place
+from ptools.program.spots import Position, Spot
 
 FORWARD = "forward"
 BACKWARD = "backward"

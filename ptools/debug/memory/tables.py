@@ -11,7 +11,7 @@ from ptools.debug.memory.books import Books
 from ptools.debug.memory.leaks import Step
 from ptools.debug.memory.sites import line_of
 from ptools.debug.memory.storages import KINDS, Held, Ledger
-from ptools.debug.modules import Modules
+from ptools.program.modules import Modules
 
 _MOST_ROWS = 12
 Row = tuple[str | int | float | None, ...]

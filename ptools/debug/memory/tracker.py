@@ -10,12 +10,12 @@ import torch
 from torch._ops import OpOverload
 from torch.nn import Parameter
 
-from ptools.debug.lines import Lines
 from ptools.debug.memory.books import Books
 from ptools.debug.memory.sites import BACKWARD, FORWARD, OUTSIDE, STEP, Site, Sites
 from ptools.debug.memory.storages import INPUTS, OTHER, PARAMETERS, TEMPORARIES, Block
-from ptools.debug.modules import Modules
 from ptools.dispatch import DispatchMode
+from ptools.program.lines import Lines
+from ptools.program.modules import Modules
 
 GRAPH = "graph"  # born of an operation that autograd has noted
 _LIFT = torch.ops.aten.lift_fresh.default  # hands out what torch.tensor() has just made

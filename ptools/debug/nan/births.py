@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ptools.debug.findings import TensorStats
-from ptools.debug.spots import Spot
+from ptools.program.spots import Spot
 
 _numbers = itertools.count()
 

@@ -15,17 +15,18 @@ from typing import Any
 import torch
 
 from ptools.debug.calls import leaves_of
-from ptools.debug.clock import held_by, roots_of
 from ptools.debug.findings import Finding, places_of
-from ptools.debug.finite import Unseen, all_finite, has_nan, is_finite
+from ptools.debug.finite import all_finite, has_nan, is_finite
 from ptools.debug.mode import Mode
 from ptools.debug.nan.advice import BEGIN_EARLIER
-from ptools.debug.nan.batches import Batches
+from ptools.debug.nan.batches import batches_checked
 from ptools.debug.nan.births import Birth, Taints
 from ptools.debug.nan.stats import stats_of
 from ptools.debug.nan.story import finding_of, told_in_passing
 from ptools.debug.nan.tracer import Tracer
 from ptools.debug.scaling import Scaling
+from ptools.dispatch import Unseen
+from ptools.program.clock import held_by, roots_of
 
 _TOLD = 3
 
@@ -53,7 +54,7 @@ class Nan(Mode):
     def running(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(self.scaling.noted())
-            stack.enter_context(Batches(self._origins).noted())
+            stack.enter_context(batches_checked(self._origins))
             if (self._start if self._at_step is None else self._at_step) == 0:
                 self._tracer.__enter__()
             stack.callback(self._disarm)

@@ -7,15 +7,15 @@ from collections import Counter
 import torch
 from torch._C import _current_autograd_node, _current_graph_task_id
 
-from ptools.debug.clock import Clock
 from ptools.debug.findings import TensorStats
 from ptools.debug.finite import CHECKED, has_nan, is_finite
-from ptools.debug.lines import Lines
-from ptools.debug.modules import Modules
 from ptools.debug.nan.births import Birth, Taint, Taints
 from ptools.debug.nan.operations import Input, Operation
 from ptools.debug.nan.stats import stats_of
-from ptools.debug.spots import caller_of_backward, in_optimizer, in_users_backward, spot
+from ptools.program.clock import Clock
+from ptools.program.lines import Lines
+from ptools.program.modules import Modules
+from ptools.program.spots import caller_of_backward, in_optimizer, in_users_backward, spot
 
 _DETAILED = 20  # births at one line whose numbers are counted; masks are born again and again
 _KEPT = 200

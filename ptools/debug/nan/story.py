@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ptools.debug.findings import Finding, Place
-from ptools.debug.modules import Modules
+from ptools.debug.findings import Finding
 from ptools.debug.nan.advice import advice_for
 from ptools.debug.nan.births import Birth
 from ptools.files import shown_path
+from ptools.program.modules import Modules
+from ptools.program.places import Place
 
 _PARENTS = 2
 _WORDS = {"nan": "NaN", "inf": "infinity"}

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch._C._autograd import _get_sequence_nr
 
-from ptools.debug.clock import Clock
 from ptools.debug.finite import CHECKED, PLAIN, is_finite
-from ptools.debug.lines import Lines
 from ptools.debug.mode import tensors_in
-from ptools.debug.modules import Modules
 from ptools.debug.nan.operations import Care, Operation, inputs_of, operation_of
 from ptools.debug.nan.origins import Origins
 from ptools.dispatch import DispatchMode
+from ptools.program.clock import Clock
+from ptools.program.lines import Lines
+from ptools.program.modules import Modules
 
 
 class Tracer(DispatchMode):

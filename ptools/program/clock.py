@@ -1,4 +1,4 @@
-"""The beats of a training: backward calls and optimizer steps, told to a mode."""
+"""The beats of a training: backward calls and optimizer steps, and who is told of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch.optim.optimizer import (
@@ -14,8 +14,21 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-if TYPE_CHECKING:
-    from ptools.debug.mode import Mode
+
+class Beats(Protocol):
+    """What is told the beats of a training."""
+
+    def before_backward(self, roots: tuple[torch.Tensor, ...]) -> None:
+        """A backward from these tensors is about to begin; it is not yet counted."""
+
+    def after_backward(self, roots: tuple[torch.Tensor, ...]) -> None:
+        """It is through."""
+
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer is about to change its parameters."""
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """It has."""
 
 
 class Clock:
@@ -34,22 +47,22 @@ class Clock:
         )
 
     @contextmanager
-    def telling(self, mode: Mode) -> Iterator[None]:
-        """Count, and call the mode at each beat, while the block runs."""
+    def telling(self, told: Beats) -> Iterator[None]:
+        """Count, and tell of each beat, while the block runs."""
         backward = torch.autograd.backward
 
         @functools.wraps(backward)
         def counted(tensors: Any, *args: Any, **kwargs: Any) -> None:
             roots = (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors)
-            mode.before_backward(roots)
+            told.before_backward(roots)
             self.ticks += 1
             backward(tensors, *args, **kwargs)
-            mode.after_backward(roots)
+            told.after_backward(roots)
 
         torch.autograd.backward = counted
         hooks = (
-            register_optimizer_step_pre_hook(lambda optimizer, *_: mode.before_step(optimizer)),
-            register_optimizer_step_post_hook(lambda optimizer, *_: self._stepped(mode, optimizer)),
+            register_optimizer_step_pre_hook(lambda optimizer, *_: told.before_step(optimizer)),
+            register_optimizer_step_post_hook(lambda optimizer, *_: self._stepped(told, optimizer)),
         )
         try:
             yield
@@ -58,10 +71,10 @@ class Clock:
             for hook in hooks:
                 hook.remove()
 
-    def _stepped(self, mode: Mode, optimizer: torch.optim.Optimizer) -> None:
+    def _stepped(self, told: Beats, optimizer: torch.optim.Optimizer) -> None:
         count = self.optimizers[optimizer] = self.optimizers.get(optimizer, 0) + 1
         self.steps = max(self.steps, count)
-        mode.after_step(optimizer)
+        told.after_step(optimizer)
 
 
 def roots_of(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

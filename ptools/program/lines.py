@@ -6,8 +6,8 @@ from typing import Any
 
 from torch._C import _current_autograd_node, _current_graph_task_id
 
-from ptools.debug.modules import Modules
-from ptools.debug.spots import Spot, caller_of_function, in_users_backward, spot
+from ptools.program.modules import Modules
+from ptools.program.spots import Spot, caller_of_function, in_users_backward, spot
 
 _KEPT = 100_000  # of nodes whose backward may yet come
 _BETWEEN = 8

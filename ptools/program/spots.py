@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.autograd import graph
 
-from ptools.debug.findings import Place
-from ptools.debug.modules import Modules
+from ptools.program.modules import Modules
+from ptools.program.places import Place
 from ptools.source import is_users
 
 _STDLIB = sysconfig.get_path("stdlib")

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from ptools.debug.job import PARENT
-from ptools.debug.stdin import Input
+from ptools import script
+from ptools.program.stdin import Input
 
 # Not `-m`: that would find what lies in the current folder before Python's own modules.
 _BOOT = (
     "import sys; sys.flags.safe_path or sys.path.pop(0); "
     "{home} in sys.path or sys.path.append({home}); "
-    "from ptools.debug.child import main; main()"
-).format(home=repr(str(Path(__file__).parents[2])))
+    "from {child} import main; main()"
+)
+_HOME = repr(str(Path(__file__).parents[2]))
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 _KEPT = 1 << 16  # bytes
 _LAST = 1.0  # seconds in which the end of an output may still come
@@ -38,7 +39,7 @@ class Ended:
 
 
 class Runner(Protocol):
-    """Runs the program once: `words` are what `child.main` takes."""
+    """Runs the program once: `words` are what the child's `main` takes."""
 
     def __call__(
         self, words: Sequence[str], variables: Mapping[str, str], quiet: bool
@@ -46,9 +47,14 @@ class Runner(Protocol):
 
 
 class Processes:
-    """Runs a program in one process after another, each with the same input."""
+    """Runs a program in one process after another, each with the same input.
 
-    def __init__(self) -> None:
+    Args:
+        child: our module whose `main` is called there.
+    """
+
+    def __init__(self, child: str) -> None:
+        self._boot = _BOOT.format(home=_HOME, child=child)
         self._input = Input()
 
     def __call__(self, words: Sequence[str], variables: Mapping[str, str], quiet: bool) -> Ended:
@@ -58,10 +64,10 @@ class Processes:
             variables: are added to the environment.
             quiet: keep the end of the output instead of showing it.
         """
-        variables = {**variables, PARENT: str(os.getpid())}
+        variables = {**variables, script.PARENT: str(os.getpid())}
         with self._input.again() as stdin, _signals() as signals:
             process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *words],
+                [sys.executable, "-c", self._boot, *words],
                 env={**os.environ, **variables},
                 stdin=stdin,
                 stdout=subprocess.PIPE if quiet else None,

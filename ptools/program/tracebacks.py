@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,15 +10,19 @@ from types import TracebackType
 
 from ptools import script
 
-_ROOM = f"{Path(__file__).parent}/"
-_DISPATCH = str(Path(__file__).parents[1] / "dispatch.py")
+_CALLED = "torch/_ops.py"
+_FLOOR = f"{Path(__file__).parent}{os.sep}", str(Path(__file__).parents[1] / "dispatch.py")
 
 
-def clear(error: BaseException) -> None:
-    """Take the frames of ours out of an error's traceback, and of those behind it."""
+def clear(error: BaseException, room: str) -> None:
+    """Take our frames out of an error's traceback, and of those behind it.
+
+    Args:
+        room: the folder whose code runs the program; what the program itself calls of ours stays.
+    """
     error.__traceback__ = script.below(error)
     for one in chain(error):
-        one.__traceback__ = _without_ours(one.__traceback__)
+        one.__traceback__ = _without(one.__traceback__, (*_FLOOR, room))
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -34,31 +39,27 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         waiting += one.exceptions if isinstance(one, BaseExceptionGroup) else []
 
 
-def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
+def _without(traceback: TracebackType | None, ours: tuple[str, ...]) -> TracebackType | None:
     frames: list[TracebackType] = []
     while traceback is not None:
         frames.append(traceback)
         traceback = traceback.tb_next
-    if not frames or _is_ours(frames[-1]):  # a bug of ours is shown with all its lines
+    if not frames or _file(frames[-1]).startswith(
+        ours
+    ):  # a bug of ours is shown with all its lines
         return frames[0] if frames else None
     kept: list[TracebackType | None] = [
         frame
         for before, frame in pairwise([None, *frames])
-        if frame and not _is_ours(frame) and not (before and _is_called(before, frame))
+        if frame
+        and not _file(frame).startswith(ours)
+        # Nor torch's frame for an operation that we called in the program's place.
+        and not (before and _file(before).startswith(ours) and _file(frame).endswith(_CALLED))
     ]
     for frame, following in pairwise([*kept, None]):
         if frame is not None:
             frame.tb_next = following
     return kept[0] if kept else None
-
-
-def _is_ours(frame: TracebackType) -> bool:
-    return _file(frame).startswith((_ROOM, _DISPATCH))
-
-
-def _is_called(before: TracebackType, frame: TracebackType) -> bool:
-    """Whether it is torch's frame for an operation that we called in the program's place."""
-    return _is_ours(before) and _file(frame).endswith("torch/_ops.py")
 
 
 def _file(frame: TracebackType) -> str:

@@ -1,0 +1,1 @@
+"""Watching a user's program: its processes, lines, modules and beats."""
