@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
-
-from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.measure import Measurement
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
@@ -14,8 +10,7 @@ from rich.text import Text
 from ptools.console import counted, escaped
 from ptools.debug.findings import Finding, Table, TensorStats
 from ptools.debug.report import DebugReport, Pass
-from ptools.files import shown_path
-from ptools.program.places import Place
+from ptools.program.shown import line_of, lines_of
 
 
 def page(report: DebugReport) -> RenderableType:
@@ -35,11 +30,11 @@ def verdict(report: DebugReport) -> str:
         return _nothing(report)
     first = report.findings[0]
     rank = "" if first.rank is None else f" on rank {first.rank}"
-    where = f" at {_line(first.where)}" if first.where else ""
+    where = f" at {line_of(first.where)}" if first.where else ""
     more = len(report.findings) - 1
     rest = f", and {counted(more, 'more finding')}" if more else ""
     born = first.place("born")
-    source = f", from an infinity born at {_line(born)}" if born else ""
+    source = f", from an infinity born at {line_of(born)}" if born else ""
     return f"{first.summary}{rank}{where}{source}{rest}"
 
 
@@ -76,7 +71,7 @@ def section(finding: Finding) -> RenderableType:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for role, place in finding.places:
-        grid.add_row(_text(role), Group(*_place(place)))
+        grid.add_row(_text(role), Group(*lines_of(place)))
     for stats in finding.tensors:
         grid.add_row(_text(stats.name), _text(_numbers(stats)))
     for fact in finding.facts:
@@ -84,42 +79,6 @@ def section(finding: Finding) -> RenderableType:
     if finding.advice:
         grid.add_row("do", _text(finding.advice))
     return Group(_text(f"{finding.summary}{step}{rank}", "bold"), Padding(grid, (0, 0, 0, 2)))
-
-
-def _place(place: Place) -> Iterator[RenderableType]:
-    module = f", module {place.module}" if place.module else ""
-    yield _text(f"{_line(place)} in {place.function}{module}")
-    yield _Source(escaped(place.source), escaped(place.part))
-    if place.called_from is not None:
-        outer = place.called_from
-        yield _text(f"called from {_line(outer)} in {outer.function}")
-        yield _Source(escaped(outer.source), escaped(outer.part))
-
-
-class _Source:
-    """A line of source, with the expression in it underlined where the line need not be folded."""
-
-    def __init__(self, source: str, part: str) -> None:
-        self._source = source
-        is_part = part != source and source.count(part) == 1
-        self._marks = " " * source.index(part) + "^" * len(part) if part and is_part else ""
-
-    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
-        yield Text(self._source, overflow="fold")
-        if self._marks and len(self._source) <= options.max_width:
-            yield Text(self._marks)
-
-    def __rich_measure__(self, _: Console, options: ConsoleOptions) -> Measurement:
-        width = max(1, len(self._source))
-        return Measurement(min(width, 20), width).with_maximum(options.max_width)
-
-
-def _line(place: Place | None) -> str:
-    if place is None:
-        return ""
-    with suppress(OSError):  # the program may have deleted the current folder
-        return f"{shown_path(place.file)}:{place.line}"
-    return f"{place.file}:{place.line}"
 
 
 def _numbers(stats: TensorStats) -> str:

@@ -10,7 +10,6 @@ from types import TracebackType
 
 from ptools import script
 
-_CALLED = "torch/_ops.py"
 _FLOOR = f"{Path(__file__).parent}{os.sep}", str(Path(__file__).parents[1] / "dispatch.py")
 
 
@@ -44,22 +43,26 @@ def _without(traceback: TracebackType | None, ours: tuple[str, ...]) -> Tracebac
     while traceback is not None:
         frames.append(traceback)
         traceback = traceback.tb_next
-    if not frames or _file(frames[-1]).startswith(
-        ours
-    ):  # a bug of ours is shown with all its lines
+    if not frames or _is_in(ours, frames[-1]):  # a bug of ours is shown with all its lines
         return frames[0] if frames else None
     kept: list[TracebackType | None] = [
         frame
         for before, frame in pairwise([None, *frames])
-        if frame
-        and not _file(frame).startswith(ours)
-        # Nor torch's frame for an operation that we called in the program's place.
-        and not (before and _file(before).startswith(ours) and _file(frame).endswith(_CALLED))
+        if frame and not _is_in(ours, frame) and not (before and _is_called(ours, before, frame))
     ]
     for frame, following in pairwise([*kept, None]):
         if frame is not None:
             frame.tb_next = following
     return kept[0] if kept else None
+
+
+def _is_in(folders: tuple[str, ...], frame: TracebackType) -> bool:
+    return _file(frame).startswith(folders)
+
+
+def _is_called(ours: tuple[str, ...], before: TracebackType, frame: TracebackType) -> bool:
+    """Whether it is torch's frame for an operation that we called in the program's place."""
+    return _is_in(ours, before) and _file(frame).endswith("torch/_ops.py")
 
 
 def _file(frame: TracebackType) -> str:
