@@ -14,6 +14,8 @@ from ptools.cli import (
     lmdb,
     pack_lmdb,
     profile_loader,
+    repro,
+    seed,
     summary,
 )
 
@@ -44,6 +46,8 @@ app.command(epilog=fuse.EXAMPLES)(fuse.fuse)
 app.command(epilog=pack_lmdb.EXAMPLES)(pack_lmdb.pack_lmdb)
 app.command(epilog=profile_loader.EXAMPLES)(profile_loader.profile_loader)
 app.command(epilog=debug.EXAMPLES, context_settings=debug.SETTINGS)(debug.debug)
+app.command(epilog=repro.EXAMPLES, context_settings=repro.SETTINGS)(repro.repro)
+app.command(epilog=seed.EXAMPLES, context_settings=seed.SETTINGS)(seed.seed)
 app.command(epilog=launch.EXAMPLES, context_settings=launch.SETTINGS)(launch.launch)
 app.add_typer(lmdb.app, name="lmdb", epilog=lmdb.EXAMPLES)
 

@@ -1,0 +1,50 @@
+"""What came of a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ptools.program.process import Ended
+from ptools.repro.verdict import Verdict
+
+PARTS = 3  # the exit code
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the program: what was perturbed, how long it took, and how it ended."""
+
+    perturbed: tuple[str, ...]
+    seconds: float
+    ended: Ended
+
+
+@dataclass(frozen=True)
+class ReproReport:
+    """Whether two runs of a program are the same, and where they part.
+
+    `steps`, `beats` (batches, losses, outputs and states), `operations` and `nbytes` tell what was
+    compared; `watched` whether the program imported torch. `exit_code` is 3 if the runs part, else
+    the program's own.
+    """
+
+    program: str
+    verdict: Verdict | None
+    runs: tuple[Run, ...]
+    notes: tuple[str, ...]
+    watched: bool
+    ranks: int
+    steps: int
+    beats: int
+    operations: int
+    nbytes: int
+    exit_code: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        runs = [
+            {"perturbed": one.perturbed, "seconds": one.seconds, "exit_code": one.ended.code}
+            for one in self.runs
+        ]
+        return {**asdict(self), "identical": self.verdict is None, "runs": runs}
