@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ptools.fusion.engine import fuse
     from ptools.fusion.report import FusionReport
     from ptools.fusion.saved import load_fused
+    from ptools.generators import rng_state, set_rng_state
     from ptools.image_lmdb.dataset import LMDBImageFolder
     from ptools.image_lmdb.engine import pack_lmdb
     from ptools.image_lmdb.report import PackReport
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ptools.launcher.report import LaunchResult
     from ptools.loader_profile.engine import profile_loader
     from ptools.loader_profile.report import LoaderProfile
+    from ptools.repro.seeding.seeds import SeedReport, seed_everything
+    from ptools.repro.seeding.workers import seed_worker
     from ptools.summary.engine import summarize
     from ptools.summary.report import Summary
 
@@ -32,6 +35,7 @@ _HOME = {
     "LoaderProfile": "ptools.loader_profile",
     "PackReport": "ptools.image_lmdb",
     "PtoolsError": "ptools.errors",
+    "SeedReport": "ptools.repro",
     "Summary": "ptools.summary",
     "find_inplace": "ptools.debug",
     "find_nan": "ptools.debug",
@@ -41,6 +45,10 @@ _HOME = {
     "load_fused": "ptools.fusion",
     "pack_lmdb": "ptools.image_lmdb",
     "profile_loader": "ptools.loader_profile",
+    "rng_state": "ptools.generators",
+    "seed_everything": "ptools.repro",
+    "seed_worker": "ptools.repro",
+    "set_rng_state": "ptools.generators",
     "summarize": "ptools.summary",
 }
 
@@ -52,6 +60,7 @@ __all__ = [
     "LoaderProfile",
     "PackReport",
     "PtoolsError",
+    "SeedReport",
     "Summary",
     "__version__",
     "find_inplace",
@@ -62,6 +71,10 @@ __all__ = [
     "load_fused",
     "pack_lmdb",
     "profile_loader",
+    "rng_state",
+    "seed_everything",
+    "seed_worker",
+    "set_rng_state",
     "summarize",
 ]
 

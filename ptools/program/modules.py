@@ -23,7 +23,8 @@ class Modules:
 
     def __init__(self) -> None:
         self._here = threading.local()
-        self._roots: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        # In the order in which they were called first, which is the same in each run.
+        self._roots: weakref.WeakKeyDictionary[nn.Module, None] = weakref.WeakKeyDictionary()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -37,7 +38,7 @@ class Modules:
             except AttributeError:
                 stack = here.stack = []
             if not stack:
-                roots.add(self)
+                roots.setdefault(self)
             stack.append(self)
             try:
                 return before(self, *args, **kwargs)
@@ -59,7 +60,7 @@ class Modules:
 
     def add(self, model: nn.Module) -> None:
         """Know a model by name before it is called."""
-        self._roots.add(model)
+        self._roots.setdefault(model)
 
     def roots(self) -> list[nn.Module]:
         """The modules that were called from outside any other and are alive, largest first.

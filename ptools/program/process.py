@@ -22,7 +22,6 @@ _BOOT = (
     "{home} in sys.path or sys.path.append({home}); "
     "from {child} import main; main()"
 )
-_HOME = repr(str(Path(__file__).parents[2]))
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 _KEPT = 1 << 16  # bytes
 _LAST = 1.0  # seconds in which the end of an output may still come
@@ -54,7 +53,7 @@ class Processes:
     """
 
     def __init__(self, child: str) -> None:
-        self._boot = _BOOT.format(home=_HOME, child=child)
+        self._boot = boot(child)
         self._input = Input()
 
     def __call__(self, words: Sequence[str], variables: Mapping[str, str], quiet: bool) -> Ended:
@@ -82,6 +81,11 @@ class Processes:
             interrupted=bool(signals.taken),
             output=output.text() if output else "",
         )
+
+
+def boot(child: str) -> str:
+    """Code for a new Python: calls `main` of a module of ours, wherever it was started."""
+    return _BOOT.format(home=repr(str(Path(__file__).parents[2])), child=child)
 
 
 class _Signals:

@@ -3,33 +3,30 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ptools.repro.engine import repro_script
-from ptools.repro.report import ReproReport
-from ptools.repro.verdict import Verdict
-
 if TYPE_CHECKING:
+    from ptools.repro.engine import repro_script
+    from ptools.repro.report import ReproReport
     from ptools.repro.seeding.seeds import SeedReport, seed_everything
-    from ptools.repro.seeding.states import rng_state, set_rng_state
     from ptools.repro.seeding.workers import seed_worker
+    from ptools.repro.verdict import Verdict
 
 __all__ = [
     "ReproReport",
     "SeedReport",
     "Verdict",
     "repro_script",
-    "rng_state",
     "seed_everything",
     "seed_worker",
-    "set_rng_state",
 ]
 
-# On first use: the process that starts the others needs no torch.
+# On first use: the process that starts the others needs no torch, and theirs start soon.
 _HOME = {
+    "ReproReport": "report",
     "SeedReport": "seeding.seeds",
-    "rng_state": "seeding.states",
+    "Verdict": "verdict",
+    "repro_script": "engine",
     "seed_everything": "seeding.seeds",
     "seed_worker": "seeding.workers",
-    "set_rng_state": "seeding.states",
 }
 
 

@@ -1,0 +1,1 @@
+"""Programs that draw the same numbers in each run."""
