@@ -159,7 +159,7 @@ def where_to_meet(nodes: str | None, master: str | None, restarts: int) -> "Meet
     """
     slurm = None
     if "SLURM_JOB_ID" in os.environ:
-        from ptools.launcher.slurm import from_slurm, per_task_error
+        from ptools.slurm import from_slurm, per_task_error
 
         slurm = from_slurm(os.environ)
     one = nodes == "1" or (nodes is None and slurm is None)

@@ -1,7 +1,7 @@
 import pytest
 
 from ptools.errors import UsageError
-from ptools.launcher.slurm import SlurmWorld, expand, from_slurm, per_task_error
+from ptools.slurm import SlurmWorld, expand, from_slurm, per_task_error
 
 TASK = {
     "SLURM_JOB_ID": "4711",
