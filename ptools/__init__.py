@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ptools.launcher.report import LaunchResult
     from ptools.loader_profile.engine import profile_loader
     from ptools.loader_profile.report import LoaderProfile
+    from ptools.repro.fingerprints.fingerprint import Fingerprint
     from ptools.repro.seeding.seeds import SeedReport, seed_everything
     from ptools.repro.seeding.workers import seed_worker
     from ptools.summary.engine import summarize
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 # Resolved on first use (PEP 562), so that `import ptools` does not import torch.
 _HOME = {
+    "Fingerprint": "ptools.repro",
     "FixReport": "ptools.checkpoint",
     "FusionReport": "ptools.fusion",
     "LMDBImageFolder": "ptools.image_lmdb",
@@ -53,6 +55,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Fingerprint",
     "FixReport",
     "FusionReport",
     "LMDBImageFolder",

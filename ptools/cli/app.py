@@ -10,6 +10,7 @@ from ptools.cli import (
     debug,
     fix_ckpt,
     fuse,
+    init,
     launch,
     lmdb,
     pack_lmdb,
@@ -46,6 +47,7 @@ app.command(epilog=fuse.EXAMPLES)(fuse.fuse)
 app.command(epilog=pack_lmdb.EXAMPLES)(pack_lmdb.pack_lmdb)
 app.command(epilog=profile_loader.EXAMPLES)(profile_loader.profile_loader)
 app.command(epilog=debug.EXAMPLES, context_settings=debug.SETTINGS)(debug.debug)
+app.command(epilog=init.EXAMPLES)(init.init)
 app.command(epilog=repro.EXAMPLES, context_settings=repro.SETTINGS)(repro.repro)
 app.command(epilog=seed.EXAMPLES, context_settings=seed.SETTINGS)(seed.seed)
 app.command(epilog=launch.EXAMPLES, context_settings=launch.SETTINGS)(launch.launch)

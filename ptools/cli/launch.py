@@ -8,6 +8,7 @@ import typer
 
 from ptools.cli.launch_pages import run
 from ptools.cli.options import DryRunOption
+from ptools.errors import UsageError
 
 EXAMPLES = """\b
 Examples:
@@ -98,6 +99,14 @@ def launch(
             "NaN or in-place bug; with the checks of torch.distributed and NCCL.",
         ),
     ] = False,
+    repro: Annotated[
+        bool,
+        typer.Option(
+            "--repro",
+            help="Run twice and compare each process with its twin as ptools repro does, and "
+            "under DistributedDataParallel the ranks with each other.",
+        ),
+    ] = False,
     dry_run: DryRunOption = False,
 ) -> int:
     """Run a script in several processes, and say how it ended.
@@ -135,6 +144,15 @@ def launch(
         "inject": inject,
         "seed": seed,
     }
+    if repro:
+        if debug or not _is_one_machine(where):
+            raise UsageError(
+                "--repro compares runs on one machine, without --debug or --restarts",
+                hint="ptools launch --gpus cpu -n 2 --repro train.py",
+            )
+        from ptools.cli.launch_repro import run_twice
+
+        return run_twice(words, **where, **how)
     if debug and _is_one_machine(where):
         from ptools.cli.launch_debug import run_watched
 

@@ -1,11 +1,11 @@
 """`ptools repro`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ptools.cli.options import JsonOption
+from ptools.cli.options import ForceOption, JsonOption
 from ptools.errors import UsageError
 
 EXAMPLES = """\b
@@ -15,6 +15,52 @@ Examples:
 """
 # All that follows SCRIPT is the script's own.
 SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+
+
+def _resume(words: list[str], at: int, more: str, module: bool, json: bool) -> int:
+    import shlex
+
+    from ptools import console
+    from ptools.repro.resume.engine import resume_script
+    from ptools.repro.resume.report import page
+
+    try:
+        extra = shlex.split(more)
+    except ValueError as error:
+        raise UsageError(f"--resume-args: {error}", hint="close its quotes") from error
+    report = resume_script(words[0], words[1:], at=at, more=extra, module=module, say=console.note)
+    if json:
+        console.show_json("repro", report.to_dict())
+    else:
+        console.show(page(report))
+    return report.exit_code
+
+
+def _check(
+    resume_at: int | None, record: Path | None, against: Path | None, tolerance: float | None
+) -> None:
+    """Refuse what cannot be done at once."""
+    given = {"--resume-at": resume_at, "--record": record, "--against": against}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} do not go together", hint="give one of them")
+    if tolerance is not None and (record is not None or resume_at is not None):
+        raise UsageError(
+            f"{named[0]} takes no tolerance", hint="give --tolerance with --against, or by itself"
+        )
+
+
+def _record(words: list[str], record: Path, force: bool, ways: dict[str, Any], json: bool) -> int:
+    from ptools import console
+    from ptools.repro.fingerprints.against import record_script
+    from ptools.repro.fingerprints.render_record import page
+
+    recorded = record_script(words[0], words[1:], record=record, force=force, **ways)
+    if json:
+        console.show_json("repro", recorded.to_dict())
+    else:
+        console.show(page(recorded))
+    return recorded.exit_code
 
 
 def repro(
@@ -40,6 +86,42 @@ def repro(
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare each operation all along; slow.")
     ] = False,
+    resume_at: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Kill the second run after so many steps, resume it, and see whether it goes on "
+            "bit for bit as the first.",
+        ),
+    ] = None,
+    resume_args: Annotated[
+        str,
+        typer.Option(
+            metavar="ARGS",
+            help='With --resume-at: arguments with which the script resumes: "--resume last.pt".',
+        ),
+    ] = "",
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Run once, and write what was computed to a file."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Run once, and compare with what --record wrote, on another machine or version.",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ERROR",
+            help="The relative error, as 1e-5, that losses and states may have; without it, runs "
+            "are compared bit for bit.",
+        ),
+    ] = None,
+    force: ForceOption = False,
     module: Annotated[
         bool, typer.Option("--module", "-m", help="SCRIPT is a module, as for python -m.")
     ] = False,
@@ -55,19 +137,26 @@ def repro(
     words = script[1:] if script[:1] == ["--"] else script
     if not words:
         raise UsageError("no script is given", hint="ptools repro train.py --its options")
+    _check(resume_at, record, against, tolerance)
+    if resume_args and resume_at is None:
+        raise UsageError("--resume-args is for --resume-at", hint="give --resume-at N as well")
+    if resume_at is not None:
+        return _resume(words, resume_at, resume_args, module, json)
     from ptools import console
-    from ptools.repro.engine import repro_script
     from ptools.repro.render import page
 
-    report = repro_script(
-        words[0],
-        words[1:],
-        module=module,
-        perturb=[] if perturb == "none" else [name.strip() for name in perturb.split(",")],
-        steps=steps,
-        exact=exact,
-        say=console.note,
-    )
+    ways: dict[str, Any] = {"module": module, "steps": steps, "exact": exact, "say": console.note}
+    if record is not None:
+        return _record(words, record, force, ways, json)
+    if against is not None:
+        from ptools.repro.fingerprints.against import repro_against
+
+        report = repro_against(words[0], words[1:], record=against, tolerance=tolerance, **ways)
+    else:
+        from ptools.repro.engine import repro_script
+
+        perturbed = [] if perturb == "none" else [name.strip() for name in perturb.split(",")]
+        report = repro_script(words[0], words[1:], perturb=perturbed, tolerance=tolerance, **ways)
     if json:
         console.show_json("repro", report.to_dict())
     else:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from ptools.debug.findings import Finding
 from ptools.debug.inplace.mode import Inplace
 from ptools.debug.mode import Log, Mode, Stop, watching
 from ptools.debug.nan.mode import Nan
+from ptools.dispatch import uncompiled
 from ptools.program.clock import Clock
 from ptools.program.modules import Modules
 
@@ -105,7 +104,7 @@ def find_inplace(model: nn.Module | None = None) -> Iterator[Found]:
 def _block(mode: Mode) -> Iterator[None]:
     """Watch a block; a finding of this mode ends the block, and no more."""
     try:
-        with _uncompiled(), watching(mode):
+        with uncompiled(), watching(mode):
             yield
     except Stop:
         if not mode.log.findings:  # of another mode, in which this one is
@@ -113,11 +112,3 @@ def _block(mode: Mode) -> Iterator[None]:
     finally:
         mode.log.keep_going = True
         mode.finish()
-
-
-def _uncompiled() -> AbstractContextManager[object]:
-    """Have compiled models run as they were written: compiled code has no lines."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return stance

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ptools.repro.engine import repro_script
+    from ptools.repro.fingerprints.fingerprint import Fingerprint
     from ptools.repro.report import ReproReport
     from ptools.repro.seeding.seeds import SeedReport, seed_everything
     from ptools.repro.seeding.workers import seed_worker
     from ptools.repro.verdict import Verdict
 
 __all__ = [
+    "Fingerprint",
     "ReproReport",
     "SeedReport",
     "Verdict",
@@ -21,6 +23,7 @@ __all__ = [
 
 # On first use: the process that starts the others needs no torch, and theirs start soon.
 _HOME = {
+    "Fingerprint": "fingerprints.fingerprint",
     "ReproReport": "report",
     "SeedReport": "seeding.seeds",
     "Verdict": "verdict",

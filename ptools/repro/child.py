@@ -6,28 +6,35 @@ is imported before.
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import functools
 import os
 import sys
+import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ptools import script
 from ptools.imports import after_import
+from ptools.program.callers import is_own, place_at
 from ptools.program.tracebacks import clear
 from ptools.repro.events import End
 from ptools.repro.job import Job, told
-from ptools.repro.trace import TraceWriter
+from ptools.repro.outputs.writes import watch_writes
+from ptools.repro.perturb import install
+from ptools.repro.ranks import together
+from ptools.repro.suspects.notes import Suspects
+from ptools.repro.trace import TraceWriter, trace_file
 
 if TYPE_CHECKING:
-    from ptools.repro.recorder import Recorder
+    from ptools.repro.recording.recorder import Recorder
 
 _ROOM = os.path.dirname(__file__) + os.sep  # noqa: PTH120
-_LAUNCHED = "PTOOLS_LAUNCH_FOLDER"
 
 
 def main() -> None:
@@ -58,20 +65,23 @@ class _Run:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.is_launched = _LAUNCHED in os.environ
+        self.rank = together.own_rank()
+        self.is_launched = together.LAUNCHED in os.environ
         self.error: BaseException | None = None
         self.asked = False
-        self._trace = TraceWriter(Path(job.folder, f"trace_{self.rank}.json"))
+        file = trace_file(job.folder, self.rank)
+        self._trace = TraceWriter(file)
+        self._children = file.with_suffix("")
+        self._children.mkdir()
         self._recorder: Recorder | None = None
-        self._notes: list[str] = []
+        self._suspects = Suspects(self._position, self._children)
         self._stack = ExitStack()
         self._pid = os.getpid()
 
     @property
     def stopped(self) -> bool:
         """Whether we ended the program."""
-        recorder = sys.modules.get("ptools.repro.recorder")
+        recorder = sys.modules.get("ptools.repro.recording.recorder")
         return recorder is not None and isinstance(self.error, recorder.Stop)
 
     def prepare(self) -> None:
@@ -79,6 +89,10 @@ class _Run:
         if not self.is_launched and script.PARENT in os.environ:
             script.end_with(int(os.environ.pop(script.PARENT)))
         self._write(ended=False)
+        if self.job.outputs:
+            watch_writes(Path(self.job.outputs))
+        install(self.job.perturbed, lambda kind: None)
+        self._stack.enter_context(self._suspects.installed())
         after_import("torch", self._begin)
         if sys.stdin is not None and sys.stdin.isatty():
             self._note_questions()
@@ -86,7 +100,7 @@ class _Run:
     def explain(self, error: BaseException) -> int:
         """Show an error as Python does, unless it is our own; the exit code."""
         if self.stopped:
-            return 0
+            return self._stopped_code(error)
         sys.excepthook(type(error), error, error.__traceback__)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
 
@@ -100,12 +114,29 @@ class _Run:
             self._recorder.finish()
         self._stack.close()
         self._write(ended=True)
+        together.leave(self.job.folder)
+
+    def _stopped_code(self, stop: Any) -> int:
+        if not stop.cut:
+            return 0
+        # The launcher ends the others first: a process that goes would make them fail.
+        atexit.register(time.sleep, together.STAY)
+        return together.CUT
+
+    def _position(self) -> int:
+        """Events that were recorded."""
+        return 0 if self._recorder is None else self._recorder.events
 
     def _begin(self, torch: ModuleType) -> None:
         """The program has imported torch."""
-        from ptools.repro.recorder import Recorder
+        from ptools.repro.recording.recorder import Recorder
 
-        self._recorder = Recorder(self._trace, self.job)
+        kind: type[Recorder] = Recorder
+        if self.job.resume:
+            from ptools.repro.resume.recorder import ResumeRecorder
+
+            kind = ResumeRecorder
+        self._recorder = kind(self._trace, self.job, self._children)
         self._stack.enter_context(self._recorder.recording())
 
     def _note_questions(self) -> None:
@@ -129,16 +160,32 @@ class _Run:
                 "operations": recorder.operations,
                 "nbytes": recorder.digester.nbytes,
             }
+            if ended and self.job.surroundings:
+                from ptools.repro.fingerprints.surroundings import surroundings
+
+                told["environment"] = surroundings()
         self._trace.end(
             End(
                 ended=ended,
                 stopped=self.stopped,
                 asked=self.asked,
                 error=_told(self.error),
-                notes=tuple(self._notes),
+                place=_place(self.error),
+                suspects=tuple(one.to_dict() for one in self._suspects.told()),
                 **told,
             )
         )
+
+
+def _place(error: BaseException | None) -> dict[str, Any] | None:
+    """The innermost line of the user's own that an error came through."""
+    at = None
+    traceback = error.__traceback__ if error is not None else None
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        at = (code, traceback.tb_lasti) if is_own(code.co_filename) else at
+        traceback = traceback.tb_next
+    return None if at is None else asdict(place_at(at))
 
 
 def _told(error: BaseException | None) -> str:

@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from ptools import script
 from ptools.errors import UsageError
 from ptools.program.process import Processes, Runner
-from ptools.repro.compare import compare
+from ptools.repro.fingerprints.tolerance import check_tolerance, compare_by
 from ptools.repro.job import ALWAYS, FIRST, Job
 from ptools.repro.perturb import DEFAULT, NAMES
+from ptools.repro.ranks.ranks import disagreement, same_batches
 from ptools.repro.report import PARTS, ReproReport
 from ptools.repro.search import Found, first_parting, follow, try_other_hashes
 from ptools.repro.session import PLAIN, Session, Traces, Way
@@ -24,6 +25,7 @@ def repro_script(
     perturb: Sequence[str] = DEFAULT,
     steps: int | None = None,
     exact: bool = False,
+    tolerance: float | None = None,
     runner: Runner | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> ReproReport:
@@ -35,27 +37,29 @@ def repro_script(
             which folders are listed), threads (their number), time (the clock).
         steps: end each run after so many optimizer steps.
         exact: compare each operation from the start to the end.
+        tolerance: the relative error that floating-point numbers may have; None: bit for bit.
         runner: how the processes are run; `ptools launch` has another.
         say: is told what happens next.
 
     Raises:
-        UsageError: there is no such script or module, or no such perturbation.
+        UsageError: there is no such script or module, no such perturbation or tolerance.
     """
     (script.check_module if module else script.check_script)(program)
     if unknown := set(perturb) - set(NAMES):
         raise UsageError(f"{unknown.pop()} cannot be perturbed", hint=f"give {', '.join(NAMES)}")
+    check_tolerance(tolerance)
     words = ["module" if module else "script", program, *arguments]
     other = Way(tuple(perturb))
     with ExitStack() as stack:
         session = Session(words, steps, runner or Processes("ptools.repro.child"), say, stack)
-        job = Job("", until=ALWAYS if exact else FIRST)
+        job = Job("", until=ALWAYS if exact else FIRST, numbers=tolerance is not None)
         first, second = session.run(PLAIN, job), session.run(other, job)
-        found = first_parting(first, second)
+        found = first_parting(first, second, tolerance)
         if found is None and "hash" in perturb:
-            found, other = try_other_hashes(session, first, job)
+            found, other = try_other_hashes(session, first, job, tolerance)
         if found is not None:
-            found = follow(session, found, other, job)
-        return _report(program, session, first, second, found)
+            found = follow(session, found, other, job, first)
+        return _report(program, session, first, second, found, tolerance)
 
 
 def _report(
@@ -64,20 +68,26 @@ def _report(
     first: Traces,
     second: Traces,
     found: Found | None,
+    tolerance: float | None,
 ) -> ReproReport:
-    ends = [trace.end for trace in first.values()]
-    ended = session.runs[0].ended
-    compared = [compare(first[rank], second[rank]) for rank in first.keys() & second.keys()]
+    ranks = sorted(first.keys() & second.keys())
+    compared = [compare_by(tolerance, first[rank], second[rank]) for rank in ranks]
+    ends = [trace.end for trace in first.values()]  # read by now
+    apart = disagreement(first)
+    told = [*same_batches(first), *(note for end in ends for note in end.notes)]
+    told += [apart.summary] if found and apart else []
+    stopped = any(end.stopped for end in ends)  # and not by itself
     return ReproReport(
         program=program,
-        verdict=found.verdict(len(ends)) if found else None,
+        verdict=found.verdict(len(ends)) if found else apart,
         runs=tuple(session.runs),
-        notes=tuple(dict.fromkeys(note for end in ends for note in end.notes)),
+        notes=tuple(dict.fromkeys([*session.notes(), *told])),
         watched=any(end.watched for end in ends),
         ranks=len(ends),
         steps=max((end.steps for end in ends), default=0),
         beats=sum(one.beats for one in compared),
         operations=sum(end.operations for end in ends),
         nbytes=sum(end.nbytes for end in ends),
-        exit_code=PARTS if found else ended.code,
+        errors=next((one.errors for one in compared), None),
+        exit_code=PARTS if found or apart else 0 if stopped else session.runs[0].ended.code,
     )

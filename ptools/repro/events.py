@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+REPLICAS = "replicas"  # the kind of an event that tells what ranks should hold alike
+ADDED = " (added after DDP was made)"  # ends the name of a parameter there
+OUTSIDE = " (outside DDP)"
 BEATS = frozenset({"batch", "loss", "output", "state"})  # what the coarse pass records
+
+END = "the end"  # the name of a program's last beat
+PARAMETERS = "the parameters of "  # an optimizer: the name of the event in which it is made
 
 
 class Value(NamedTuple):
@@ -17,12 +23,25 @@ class Value(NamedTuple):
         what: shape and dtype of a tensor, else the number itself.
         digest: a CRC of the bytes.
         parts: of a batch's field, the digests of the samples.
+        numbers: of floating-point numbers, their root mean square and some of them, if asked for.
+
+    Two are equal if their bits are.
     """
 
     name: str
     what: str
     digest: int
     parts: tuple[int, ...] = ()
+    numbers: tuple[float, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self[:3] == other[:3] if isinstance(other, Value) else NotImplemented
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[:3])
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,8 @@ class Event:
     """One thing that a run did, in the order in which it did them.
 
     Args:
-        kind: one of BEATS, `op` for one operation, or `enter`: torch took over foreign memory.
+        kind: one of BEATS, `op` for one operation, REPLICAS, or `enter`: torch took over foreign
+            memory.
         name: the operation's, as `aten::mm`; of a beat what it is about.
         step: optimizer steps that were completed before.
         place: the number of the user's line, 0 for none.
@@ -69,7 +89,7 @@ class Event:
 def event_from(row: Sequence[Any]) -> Event:
     """An event from its JSON."""
     kind, name, step, place, values, *rest = row
-    read = tuple(Value(who, what, crc, tuple(parts)) for who, what, crc, parts in values)
+    read = tuple(Value(*one[:3], *map(tuple, one[3:])) for one in values)
     if len(rest) == 5:
         rest[4] = tuple(rest[4])
     return Event(kind, name, step, place, read, *rest)
@@ -83,13 +103,14 @@ class End:
         ended: as Python programs do; else the rest may be old.
         stopped: we stopped it, when enough was known.
         watched: it imported torch.
-        error: what it raised.
+        error: what it raised,
+        place: and JSON of the line of the user's own at which.
         steps: optimizer steps.
         operations: that were compared one by one.
         nbytes: that were read for it, in bytes.
-        state: digests of the generators at the end, by name.
         notes: sentences for the reader.
         suspects: JSON of what it took in from outside torch.
+        environment: what may make another run differ, by name: versions, threads, devices.
     """
 
     ended: bool = False
@@ -97,8 +118,10 @@ class End:
     watched: bool = False
     asked: bool = False
     error: str = ""
+    place: Mapping[str, Any] | None = None
     steps: int = 0
     operations: int = 0
     nbytes: int = 0
     notes: tuple[str, ...] = ()
     suspects: tuple[Mapping[str, Any], ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)

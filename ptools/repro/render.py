@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -10,24 +12,44 @@ from rich.text import Text
 from ptools.console import counted, escaped
 from ptools.files import human_bytes
 from ptools.program.shown import line_of, lines_of
+from ptools.repro.fingerprints.render_errors import growth, within
 from ptools.repro.report import ReproReport, Run
 from ptools.repro.verdict import Verdict
+
+_WORDS = {
+    "hash": "hash seed",
+    "fs": "order of files",
+    "time": "time of day",
+    "threads": "number of threads",
+}
 
 
 def page(report: ReproReport) -> RenderableType:
     """The difference, notes, what was run, and the verdict as the last line."""
     parts: list[RenderableType] = []
     if report.verdict is not None:
-        parts += [_section(report.verdict), ""]
+        parts += [section(report.verdict), ""]
+    if report.errors is not None:
+        parts.append(growth(report.errors))
+    if report.verdict is None:  # else its section tells them
+        differ = report.surroundings.items()
+        parts += [_text(f"note: {name} is not the same: {a} and {b}") for name, (a, b) in differ]
     parts += [_text(f"note: {note}") for note in report.notes]
     return Group(*parts, _text(_runs(report)), _text(verdict(report), "bold"))
 
 
 def verdict(report: ReproReport) -> str:
     """The whole in one line."""
+    return f"{report.record}: {_verdict(report)}" if report.record else _verdict(report)
+
+
+def _verdict(report: ReproReport) -> str:
     found = report.verdict
     if found is None:
-        return _identical(report)
+        same = _identical(report)
+        return same if report.errors is None else within(report.errors, same)
+    if found.kind == "ranks":
+        return found.summary
     rank = "" if found.rank is None else f" on rank {found.rank}"
     where = f" at {line_of(found.where)}" if found.where else ""
     return f"the runs part at step {found.step:,}{rank}{where}: {found.summary}"
@@ -50,11 +72,24 @@ def _runs(report: ReproReport) -> str:
 
 
 def _run(run: Run) -> str:
-    how = f"with other {', '.join(run.perturbed)}" if run.perturbed else "as it is"
+    how = f"with {_other(run.perturbed)}" if run.perturbed else "as it is"
     return f"{how} {run.seconds:.1f} s"
 
 
-def _section(found: Verdict) -> RenderableType:
+def _other(perturbed: Sequence[str]) -> str:
+    return "another " + " and ".join(_WORDS[name] for name in perturbed)
+
+
+def as_text(found: Verdict) -> str:
+    """The difference as a program prints it, without a terminal's codes."""
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(section(found))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def section(found: Verdict) -> RenderableType:
+    """The difference: its lines, what is known of it, and what to do."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -63,11 +98,17 @@ def _section(found: Verdict) -> RenderableType:
     for fact in found.facts:
         grid.add_row("", _text(fact))
     if found.causes:
-        grid.add_row("only with", _text(", ".join(found.causes)))
+        grid.add_row("only", _text(f"with {_other(found.causes)}"))
     if found.advice:
         grid.add_row("do", _text(found.advice))
-    title = f"{found.summary}, at step {found.step:,}"
-    return Group(_text(title, "bold"), Padding(grid, (0, 0, 0, 2)))
+    return Group(_text(_title(found), "bold"), Padding(grid, (0, 0, 0, 2)))
+
+
+def _title(found: Verdict) -> str:
+    if found.kind == "ranks":
+        return found.summary
+    rank = "" if found.rank is None else f" on rank {found.rank}"
+    return f"{found.summary}, at step {found.step:,}{rank}"
 
 
 def _text(text: str, style: str = "") -> Text:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ptools.program.process import Ended
+from ptools.repro.fingerprints.tolerance import Errors
 from ptools.repro.verdict import Verdict
 
 PARTS = 3  # the exit code
@@ -24,9 +26,11 @@ class Run:
 class ReproReport:
     """Whether two runs of a program are the same, and where they part.
 
-    `steps`, `beats` (batches, losses, outputs and states), `operations` and `nbytes` tell what was
-    compared; `watched` whether the program imported torch. `exit_code` is 3 if the runs part, else
-    the program's own.
+    `errors` tells how far they are from each other, if a tolerance was given; `record` the file of
+    a run that this one was compared with, and `surroundings` what is not the same around them, by
+    name: there and here. `steps`, `beats` (batches, losses, outputs and states), `operations` and
+    `nbytes` tell what was compared; `watched` whether the program imported torch. `exit_code` is 3
+    if the runs part, else the program's own.
     """
 
     program: str
@@ -40,6 +44,9 @@ class ReproReport:
     operations: int
     nbytes: int
     exit_code: int
+    errors: Errors | None = None
+    record: str = ""
+    surroundings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""

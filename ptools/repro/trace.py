@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ptools.program.places import Place, place_from
 from ptools.repro.events import BEATS, End, Event, event_from
+from ptools.repro.suspects.notes import Suspect, suspect_from, suspects_in
 
 if TYPE_CHECKING:
     from ptools.program.modules import Modules
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 class TraceWriter:
     """Writes a trace; each place is written once, before the first event that it belongs to."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file.open("w", encoding="utf-8")
+    def __init__(self, file: Path | IO[str]) -> None:
+        self._file = file.open("w", encoding="utf-8") if isinstance(file, Path) else file
         self._places: dict[object, int] = {}
 
     def place(self, spot: Spot, modules: Modules) -> int:
@@ -52,35 +55,59 @@ class TraceWriter:
 
 
 class Trace:
-    """A trace that is read while it is compared: `places` and `end` are whole at its end."""
+    """A trace that is read while it is compared: `places` and `end` are whole at its end.
 
-    def __init__(self, file: Path) -> None:
+    Args:
+        source: the file that a process wrote, or what a record of it holds, compressed.
+    """
+
+    def __init__(self, source: Path | bytes) -> None:
         self.places: dict[int, Place] = {}
         self.end = End()
-        self._file = file
+        self._source = source
+
+    def lines(self) -> Iterator[str]:
+        """The lines as they were written."""
+        source = self._source
+        if isinstance(source, bytes):
+            with gzip.open(io.BytesIO(source), "rt", encoding="utf-8") as lines:
+                yield from lines
+        else:
+            with source.open(encoding="utf-8") as lines:
+                yield from lines
+
+    def suspects(self) -> list[Suspect]:
+        """What the process and its children took in from outside torch."""
+        told = [suspect_from(one) for one in self.end.suspects]
+        if isinstance(self._source, bytes):
+            return told
+        return told + suspects_in(self._source.with_suffix(""))
 
     def events(self) -> Iterator[Event]:
         """The events in order."""
-        with self._file.open(encoding="utf-8") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                except ValueError:  # the process was killed while it wrote
-                    return
-                if isinstance(row, list):
-                    yield event_from(row)
-                elif "place" in row:
-                    number = row.pop("place")
-                    self.places[number] = place_from(row)
-                else:
-                    told = row["end"]
-                    for name in ("notes", "suspects"):
-                        told[name] = tuple(told[name])
-                    self.end = End(**told)
+        for line in self.lines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # the process was killed while it wrote
+                return
+            if isinstance(row, list):
+                yield event_from(row)
+            elif "place" in row:
+                number = row.pop("place")
+                self.places[number] = place_from(row)
+            elif "end" in row:
+                told = row["end"]
+                for name in ("notes", "suspects"):
+                    told[name] = tuple(told[name])
+                self.end = End(**told)
+
+
+def trace_file(folder: str, rank: int) -> Path:
+    """Where a process writes; its own children, in a folder beside it of the same name."""
+    return Path(folder, f"trace_{rank}.json")
 
 
 def traces_in(folder: str) -> dict[int, Trace]:
     """The traces that processes left, by rank."""
-    return {
-        int(file.stem.rpartition("_")[2]): Trace(file) for file in Path(folder).glob("trace_*.json")
-    }
+    files = Path(folder).glob("trace_*.json")
+    return {int(file.stem.rpartition("_")[2]): Trace(file) for file in files}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import Any
 
-from ptools.program.places import Place
+from ptools.console import counted
+from ptools.program.places import Place, place_from
 from ptools.repro.compare import Parting
-from ptools.repro.events import End, Event, Value
+from ptools.repro.events import END, PARAMETERS, End, Event, Value
+from ptools.repro.fingerprints.apart import errors_of, subject_of
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class Verdict:
 
     Args:
         kind: `random`, `outside`, `order`, `threads`, `time`, `operation`, `memory`,
-            `control-flow`, `batch`, `crash`, `length` or `state`.
+            `control-flow`, `tolerance`, `batch`, `crash`, `length`, `state`, `collective` (other
+            ranks' numbers differ) or `ranks` (which should agree do not).
         summary: what differs.
         step: optimizer steps that were completed before.
         rank: of the process, if there are several.
@@ -39,6 +43,11 @@ class Verdict:
     advice: str = ""
     rank: int | None = None
 
+    def __str__(self) -> str:
+        from ptools.repro.render import as_text
+
+        return as_text(self)
+
     @property
     def where(self) -> Place | None:
         """The line to look at first."""
@@ -57,6 +66,7 @@ _ADVICE = {
     "time": "take no number from the clock",
     "threads": "set the number of threads: sums are added in another order",
     "operation": "run with torch.use_deterministic_algorithms(True), as ptools seed does",
+    "collective": "look at what the other ranks send: of three or more, sums may add up otherwise",
     "memory": "write to what torch.empty gives before it is read",
 }
 
@@ -66,10 +76,13 @@ def judge(parting: Parting, ends: tuple[End, End]) -> Verdict:
     a, b = parting.a, parting.b
     if a is None or b is None:
         return _of_length(parting, ends)
+    if (a.name == END) != (b.name == END):
+        return _of_end(parting, a, b)
     values = parting.values()
     if values is None:
         return _of_control_flow(parting, a, b)
-    kind, summary, facts = _of_values(a, b, *values)
+    of_values = _of_errors if parting.tolerance is not None and a.kind != "batch" else _of_values
+    kind, summary, facts = of_values(a, b, *values)
     verdict = Verdict(
         kind,
         summary,
@@ -92,10 +105,15 @@ def _of_values(a: Event, b: Event, mine: Value, other: Value) -> tuple[str, str,
     differs = f": {mine.what} and {other.what}" if mine.what != other.what else ""
     if a.kind == "batch":
         return "batch", "the DataLoader brought another batch", _batch_facts(a, b)
+    if a.kind == "enter" and a.name.startswith(PARAMETERS):
+        order = "are in another order" if _are_permuted(a, b) else "are others"
+        return "outside", f"{a.name} {order}", ()
     if a.kind == "enter":
-        return "outside", f"other numbers come into torch through {a.name}{differs}", ()
+        return "outside", f"other numbers come into torch{differs}", ()
     if a.kind != "op":
         return "state", f"{mine.name} differs{differs}", ()
+    if role == "received":
+        return "collective", f"{a.name} read other numbers, which came from other ranks", ()
     if role == "input":
         return "outside", f"{mine.name} of {a.name} was made or changed outside torch", ()
     if role == "argument":
@@ -105,6 +123,31 @@ def _of_values(a: Event, b: Event, mine: Value, other: Value) -> tuple[str, str,
     if a.generator != b.generator:
         return "random", f"{a.name} drew other numbers: its generator was in another state", ()
     return "operation", f"{a.name} made another {role} of the same inputs{differs}", ()
+
+
+def _are_permuted(a: Event, b: Event) -> bool:
+    return sorted(one[1:3] for one in a.values) == sorted(one[1:3] for one in b.values)
+
+
+def _of_errors(a: Event, b: Event, mine: Value, other: Value) -> tuple[str, str, tuple[str, ...]]:
+    """The same where small errors are tolerated: the bits may have differed before."""
+    subject = subject_of(a, mine)
+    errors = zip(a.values, errors_of(a, b) or (), strict=False)
+    error = next((error for value, error in errors if value is mine), inf)
+    if a.generator is not None and mine.name.startswith("output"):
+        state = "another" if a.generator != b.generator else "the same"
+        facts = (f"its generator was in {state} state; other devices draw other numbers",)
+        return "random", f"{a.name} drew other numbers", facts
+    if mine.what != other.what and len(mine.numbers) != 1:
+        return "tolerance", f"{subject} is {mine.what} and {other.what}", ()
+    if mine.numbers and error < inf:
+        size = f"an error of {error:.1e}"
+        is_input = mine.name.startswith("input")  # it may have grown over several operations
+        where = f"has reached {a.name}" if is_input else f"in {subject}"
+        return "tolerance", f"{size} {where}", ()
+    if mine.numbers:
+        return "tolerance", f"{subject} is NaN or infinite in one run only", ()
+    return "tolerance", f"{subject} differs, which is compared bit for bit", ()
 
 
 def _batch_facts(a: Event, b: Event) -> tuple[str, ...]:
@@ -142,18 +185,30 @@ def _of_control_flow(parting: Parting, a: Event, b: Event) -> Verdict:
     )
 
 
+def _of_end(parting: Parting, a: Event, b: Event) -> Verdict:
+    over, goes_on = ("A", b) if a.name == END else ("B", a)
+    place = parting.places[over == "A"]
+    return Verdict(
+        "length",
+        f"run {over} was over after {counted(a.step, 'step')}; the other went on with "
+        f"{goes_on.name}",
+        a.step,
+        places=(("goes on at", place),) if place else (),
+    )
+
+
 def _of_length(parting: Parting, ends: tuple[End, End]) -> Verdict:
     goes_on = parting.a or parting.b
     assert goes_on is not None
     run, end = ("B", ends[1]) if parting.a else ("A", ends[0])
-    kind, why = ("crash", f"failed: {end.error}") if end.error else ("length", "was over")
     place = parting.places[0] or parting.places[1]
-    return Verdict(
-        kind,
-        f"run {run} {why}; the other went on with {goes_on.name}",
-        goes_on.step,
-        places=(("goes on at", place),) if place else (),
-    )
+    places = (("goes on at", place),) if place else ()
+    kind, why = "length", "was over"
+    if end.error:
+        kind, why = "crash", f"failed: {end.error}"
+        places = (*((("failed at", place_from(end.place)),) if end.place else ()), *places)
+    summary = f"run {run} {why}; the other went on with {goes_on.name}"
+    return Verdict(kind, summary, goes_on.step, places=places)
 
 
 def _places(parting: Parting, role: str) -> tuple[tuple[str, Place], ...]:

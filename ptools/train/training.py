@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from torch.utils.data import Dataset
 from ptools.errors import UsageError
 from ptools.train import checkpoint
 from ptools.train.loader import Loader, make_loader
+from ptools.train.log import Log
 from ptools.train.rates import scale_lr
 from ptools.train.stepper import Stepper
+from ptools.train.sync import sync_bn
 from ptools.train.world import World, find_world, join
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
@@ -105,7 +108,7 @@ class Session:
         if self.world.size == 1:
             return model
         if self.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = sync_bn(model)
             options = {"device_ids": [self.device.index], **options}
         if not any(one.requires_grad for one in model.parameters()):
             return model
@@ -158,6 +161,11 @@ class Session:
         """A block in the session's precision; a stepper is one by itself."""
         return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
 
+    @cached_property
+    def log(self) -> Log:
+        """Curves, histograms and pictures for TensorBoard, in the folder `runs`; see `Log`."""
+        return Log("runs", self.is_main)
+
     def scale_lr(self, lr: float, rule: str = "linear") -> float:
         """A learning rate for one process, for as many as there are; see `scale_lr`."""
         return scale_lr(lr, self.world.size, 1, rule)
@@ -201,7 +209,8 @@ class Session:
 
     def _own(self) -> dict[str, Any]:
         scalers = {f"scaler{at}": one.scaler for at, one in enumerate(self._steppers)}
-        return {f"loader{at}": one for at, one in enumerate(self._loaders)} | scalers
+        loaders = {f"loader{at}": one for at, one in enumerate(self._loaders)}
+        return {**loaders, **scalers, "log": self.log}
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def main() -> None:
     totals: tuple[Counter[str], Counter[str]] = Counter(), Counter()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        warm = Warm(Path(folder))
+        warm = Warm(Path(folder), "ptools.debug.child", "ptools.debug.modes")
         for script in scripts:
             answers = ours(script, warm), anomaly(script, warm)
             for total, (_, verdict) in zip(totals, answers, strict=True):

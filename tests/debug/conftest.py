@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from warm import Warm
 
 
@@ -17,7 +17,7 @@ from warm import Warm
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     """A runner for `debug_script` whose processes start in milliseconds."""
     pytest.importorskip("torch")
-    runner = Warm(tmp_path_factory.mktemp("warm"))
+    runner = Warm(tmp_path_factory.mktemp("warm"), "ptools.debug.child", "ptools.debug.modes")
     yield runner
     runner.close()
 

@@ -1,0 +1,1 @@
+"""Runs that are kept to be compared, bit for bit or within a tolerance."""

@@ -1,0 +1,1 @@
+"""Files that a run writes: each run begins from the same ones."""

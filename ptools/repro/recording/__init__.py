@@ -1,0 +1,1 @@
+"""What a run is compared by: how it is recorded while it runs."""

@@ -1,0 +1,1 @@
+"""Does a resumed run go on bit for bit?"""

@@ -1,0 +1,1 @@
+"""What a program takes in from outside torch, and which of it made two runs part."""

@@ -1,0 +1,31 @@
+"""A generator kept in the data set, copied into workers:
+https://github.com/albumentations-team/AlbumentationsX/issues/266"""
+# class: random
+# parts: batch[0]
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+
+class Crops(Dataset):
+    def __init__(self):
+        self.rng = np.random.default_rng()  # <- parts
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        start = int(self.rng.integers(8))
+        return torch.arange(start, start + 8) / 8 + index, index % 2
+
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+for x, y in DataLoader(Crops(), 8, shuffle=True, num_workers=2):
+    loss = nn.functional.cross_entropy(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
