@@ -1,6 +1,6 @@
 """A training for one process or many: DDP, bf16, four batches a step, clipping, a checkpoint.
 
-    ptools launch --gpus cpu -n 2 examples/train.py
+ptools launch --gpus cpu -n 2 examples/train.py
 """
 
 import torch

@@ -1,5 +1,6 @@
 """`ptools repro`."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +12,19 @@ from ptools.errors import UsageError
 EXAMPLES = """\b
 Examples:
   ptools repro examples/repro.py
-  ptools repro --perturb fs examples/repro.py --sorted
+  ptools repro --perturb fs,threads examples/repro.py --sorted
 """
 # All that follows SCRIPT is the script's own.
 SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+# The ways to run a program with which an option does something; "" runs it twice.
+_FITTING = {
+    "--perturb": ("",),
+    "--steps": ("", "--record", "--against"),
+    "--exact": ("", "--record", "--against"),
+    "--tolerance": ("", "--against"),
+    "--resume-args": ("--resume-at",),
+    "--force": ("--record",),
+}
 
 
 def _resume(words: list[str], at: int, more: str, module: bool, json: bool) -> int:
@@ -36,18 +46,29 @@ def _resume(words: list[str], at: int, more: str, module: bool, json: bool) -> i
     return report.exit_code
 
 
-def _check(
-    resume_at: int | None, record: Path | None, against: Path | None, tolerance: float | None
-) -> None:
-    """Refuse what cannot be done at once."""
-    given = {"--resume-at": resume_at, "--record": record, "--against": against}
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) > 1:
-        raise UsageError(f"{' and '.join(named)} do not go together", hint="give one of them")
-    if tolerance is not None and (record is not None or resume_at is not None):
-        raise UsageError(
-            f"{named[0]} takes no tolerance", hint="give --tolerance with --against, or by itself"
-        )
+def _check(typed: Iterable[str], given: Mapping[str, object]) -> None:
+    """Refuse what cannot be done at once.
+
+    Args:
+        typed: options of this command line; those of a project's file may say nothing here.
+        given: the values of the options that have the program run in another way.
+    """
+    ways = [name for name, value in given.items() if value is not None]
+    if ways[1:]:
+        raise UsageError(f"{' and '.join(ways)} do not go together", hint="give one of them")
+    for name in typed:
+        fitting = _FITTING.get(name, ("", *ways))
+        if ways and ways[0] not in fitting:
+            raise UsageError(f"{name} does nothing with {ways[0]}", hint=f"leave {name} out")
+        if not ways and "" not in fitting:
+            raise UsageError(f"{name} is for {fitting[0]}", hint=f"give {fitting[0]} as well")
+
+
+def _typed(context: typer.Context) -> list[str]:
+    """The options of the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def _record(words: list[str], record: Path, force: bool, ways: dict[str, Any], json: bool) -> int:
@@ -64,6 +85,7 @@ def _record(words: list[str], record: Path, force: bool, ways: dict[str, Any], j
 
 
 def repro(
+    context: typer.Context,
     script: Annotated[
         list[str],
         typer.Argument(
@@ -137,9 +159,8 @@ def repro(
     words = script[1:] if script[:1] == ["--"] else script
     if not words:
         raise UsageError("no script is given", hint="ptools repro train.py --its options")
-    _check(resume_at, record, against, tolerance)
-    if resume_args and resume_at is None:
-        raise UsageError("--resume-args is for --resume-at", hint="give --resume-at N as well")
+    given = {"--resume-at": resume_at, "--record": record, "--against": against}
+    _check(_typed(context), given)
     if resume_at is not None:
         return _resume(words, resume_at, resume_args, module, json)
     from ptools import console

@@ -91,7 +91,7 @@ class _Run:
         self._write(ended=False)
         if self.job.outputs:
             watch_writes(Path(self.job.outputs))
-        install(self.job.perturbed, lambda kind: None)
+        install(self.job.perturbed)
         self._stack.enter_context(self._suspects.installed())
         after_import("torch", self._begin)
         if sys.stdin is not None and sys.stdin.isatty():

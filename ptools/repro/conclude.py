@@ -12,7 +12,7 @@ from ptools.repro.verdict import Verdict
 # What is perturbed, as a class of difference, and what to do.
 _PERTURBED = {
     "hash": ("hash", "sort what comes out of sets, and use no hash() of text"),
-    "fs": ("files", "sort what os.listdir, os.scandir, glob and Path.iterdir yield"),
+    "fs": ("files", "sort what comes out of folders"),
     "time": ("time", "take no number from the clock"),
     "threads": ("threads", "set the number of threads: with another, sums add up otherwise"),
 }

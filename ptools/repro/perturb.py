@@ -19,8 +19,6 @@ from typing import Any
 NAMES = ("hash", "fs", "threads", "time")
 DEFAULT = ("hash", "fs")
 
-Told = Callable[[str], None]
-
 _HASH = "PYTHONHASHSEED"
 _OMP = "OMP_NUM_THREADS"
 _MKL = "MKL_NUM_THREADS"
@@ -54,17 +52,12 @@ def kept(names: Collection[str]) -> list[str]:
     ]
 
 
-def install(names: Collection[str], told: Told) -> None:
-    """Perturb this process, before the program runs.
-
-    Args:
-        told: Is called with `"fs"` at each listing whose order changed, and with `"time"` at each
-            reading of the clock, below the frame of the program that asked.
-    """
+def install(names: Collection[str]) -> None:
+    """Perturb this process, before the program runs."""
     if "fs" in names:
-        _shuffle_listings(told)
+        _shuffle_listings()
     if "time" in names:
-        _shift_clock(told)
+        _shift_clock()
 
 
 def _hash_seed() -> str:
@@ -79,7 +72,7 @@ def _other_count(given: str | None, cores: int) -> str:
     return "1" if count > 1 else "2"
 
 
-def _shuffled(names: list[Any], name: Callable[[Any], str | bytes], told: Told) -> list[Any]:
+def _shuffled(names: list[Any], name: Callable[[Any], str | bytes]) -> list[Any]:
     """Another order, which depends on the names alone and never is the one that they came in."""
     if len(names) < 2:
         return names
@@ -88,7 +81,6 @@ def _shuffled(names: list[Any], name: Callable[[Any], str | bytes], told: Told) 
         encoded = os.fsencode(name(one))
         return zlib.crc32(encoded), encoded
 
-    told("fs")
     shuffled = sorted(names, key=key)
     if all(new is old for new, old in zip(shuffled, names, strict=True)):
         shuffled.reverse()
@@ -117,22 +109,22 @@ class _Listing:
         self._entries = iter(())
 
 
-def _shuffle_listings(told: Told) -> None:
+def _shuffle_listings() -> None:
     listdir, scandir = os.listdir, os.scandir
 
     def shuffled_listdir(path: Any = None) -> list[Any]:
-        return _shuffled(listdir(path), lambda name: name, told)
+        return _shuffled(listdir(path), lambda name: name)
 
     def shuffled_scandir(path: Any = None) -> _Listing:
         with scandir(path) as entries:
-            return _Listing(_shuffled(list(entries), lambda entry: entry.name, told))
+            return _Listing(_shuffled(list(entries), lambda entry: entry.name))
 
     _put(os, "listdir", shuffled_listdir)
     _put(os, "scandir", shuffled_scandir)
     os.supports_fd |= {os.listdir, os.scandir}  # shutil.rmtree asks
 
 
-def _shift_clock(told: Told) -> None:
+def _shift_clock() -> None:
     """Move wall-clock time; intervals, sleep and the times of files stay as they are.
 
     date.today and datetime.today read time.time.
@@ -140,11 +132,9 @@ def _shift_clock(told: Told) -> None:
     now, now_ns, localtime = time.time, time.time_ns, time.localtime
 
     def shifted_time() -> float:
-        told("time")
         return now() + _SHIFT
 
     def shifted_time_ns() -> int:
-        told("time")
         return now_ns() + _SHIFT * 10**9
 
     def seconds() -> float:
@@ -156,28 +146,27 @@ def _shift_clock(told: Told) -> None:
     _put(time, "time", shifted_time)
     _put(time, "time_ns", shifted_time_ns)
     for name in ("localtime", "gmtime", "ctime"):
-        _put(time, name, _given(getattr(time, name), 0, seconds, told))
-    _put(time, "asctime", _given(time.asctime, 0, fields, told))
-    _put(time, "strftime", _given(time.strftime, 1, fields, told))
-    _shift_datetime("now", told)
-    _shift_datetime("utcnow", told)
+        _put(time, name, _given(getattr(time, name), 0, seconds))
+    _put(time, "asctime", _given(time.asctime, 0, fields))
+    _put(time, "strftime", _given(time.strftime, 1, fields))
+    _shift_datetime("now")
+    _shift_datetime("utcnow")
 
 
 def _given(
-    function: Callable[..., Any], position: int, moment: Callable[[], Any], told: Told
+    function: Callable[..., Any], position: int, moment: Callable[[], Any]
 ) -> Callable[..., Any]:
     """A function of `time` that is given the moment where it would take the present one."""
 
     def shifted(*args: Any) -> Any:
         if args[position:] not in ((), (None,)):
             return function(*args)
-        told("time")
         return function(*args[:position], moment())
 
     return shifted
 
 
-def _shift_datetime(name: str, told: Told) -> None:
+def _shift_datetime(name: str) -> None:
     """In the class itself: a class in its place would be another to isinstance and to pickle."""
     import ctypes
 
@@ -185,7 +174,6 @@ def _shift_datetime(name: str, told: Told) -> None:
     original, shift = kind.__dict__[name], datetime.timedelta(seconds=_SHIFT)
 
     def shifted(cls: type[datetime.datetime], *args: Any, **kwargs: Any) -> datetime.datetime:
-        told("time")
         moment: datetime.datetime = original.__get__(None, cls)(*args, **kwargs) + shift
         return moment
 

@@ -18,9 +18,11 @@ class Verdict:
     """The first difference between two runs.
 
     Args:
-        kind: `random`, `outside`, `order`, `threads`, `time`, `operation`, `memory`,
-            `control-flow`, `tolerance`, `batch`, `crash`, `length`, `state`, `collective` (other
-            ranks' numbers differ) or `ranks` (which should agree do not).
+        kind: what made it: `random` (a generator that was not seeded), `outside` (a value from
+            outside torch), `files` or `hash` (an order), `time`, `threads`, `memory` (that nothing
+            was written to), `operation`, `control-flow`, `length`, `crash`, `collective` (another
+            rank), `ranks` (they should agree); or, if no more is known, `batch` or `state`; beyond
+            a tolerance `tolerance`.
         summary: what differs.
         step: optimizer steps that were completed before.
         rank: of the process, if there are several.

@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, SequentialLR
 from torch.utils.data import Dataset, Subset
 
 from ptools import LMDBImageFolder, train
-from ptools.train.log import Log
 
 DATA = "examples/shapes"
 OUT = Path("runs", Path(__file__).stem)
@@ -92,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
         falling = CosineAnnealingLR(optimizer, steps - steps // 10)
         schedule = SequentialLR(optimizer, [rising, falling], [steps // 10])
         step = s.stepper(model, optimizer, loader, clip=1.0)
-        log = Log(OUT, s.is_main)
+        log = train.Log(OUT, s.is_main)
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "log": log}
         if args.resume:
             s.load(OUT / "last.ckpt", **parts)

@@ -78,7 +78,7 @@ def sentence(suspect: Suspect) -> str:
     return {
         "clock": f"{what}() was read here: no two runs read the same",
         "pid": f"{what}() was read here: each process has another",
-        "listing": f"{what}() lists in whatever order the file system has: sort it",
+        "listing": "the folder is listed in whatever order the file system has: sort it",
         "stdin": f"{what}() read other text here: give both runs the same input",
         "network": f"{what}() asked {suspect.value} here: what comes from there may change",
     }[kind]
