@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ptools.cli.options import ForceOption, JsonOption
 from ptools.errors import UsageError
+
+if TYPE_CHECKING:
+    from ptools.program.process import Processes
 
 EXAMPLES = """\b
 Examples:
@@ -38,7 +41,8 @@ def _resume(words: list[str], at: int, more: str, module: bool, json: bool) -> i
         extra = shlex.split(more)
     except ValueError as error:
         raise UsageError(f"--resume-args: {error}", hint="close its quotes") from error
-    report = resume_script(words[0], words[1:], at=at, more=extra, module=module, say=console.note)
+    ways: dict[str, Any] = {"module": module, "runner": _runner(json), "say": console.note}
+    report = resume_script(words[0], words[1:], at=at, more=extra, **ways)
     if json:
         console.show_json("repro", report.to_dict())
     else:
@@ -69,6 +73,13 @@ def _typed(context: typer.Context) -> list[str]:
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
     return [f"--{name.replace('_', '-')}" for name in given]
+
+
+def _runner(json: bool) -> "Processes":
+    """How the program is run: what it prints must not come between the JSON."""
+    from ptools.program.process import Processes
+
+    return Processes("ptools.repro.child", aside=json)
 
 
 def _record(words: list[str], record: Path, force: bool, ways: dict[str, Any], json: bool) -> int:
@@ -166,7 +177,8 @@ def repro(
     from ptools import console
     from ptools.repro.render import page
 
-    ways: dict[str, Any] = {"module": module, "steps": steps, "exact": exact, "say": console.note}
+    ways: dict[str, Any] = {"module": module, "steps": steps, "exact": exact}
+    ways |= {"runner": _runner(json), "say": console.note}
     if record is not None:
         return _record(words, record, force, ways, json)
     if against is not None:

@@ -31,8 +31,12 @@ class Modules:
         """Keep the stack while the block runs."""
         before = nn.Module.__call__
         here, roots = self._here, self._roots
+        # A constant to torch.compile, which then never sees the stack, that it cannot trace.
+        compiling = torch.compiler.is_dynamo_compiling
 
         def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if compiling():
+                return before(self, *args, **kwargs)
             try:
                 stack = here.stack
             except AttributeError:

@@ -50,10 +50,12 @@ class Processes:
 
     Args:
         child: our module whose `main` is called there.
+        aside: show what the program prints on our stderr, where stdout is for something else.
     """
 
-    def __init__(self, child: str) -> None:
+    def __init__(self, child: str, aside: bool = False) -> None:
         self._boot = boot(child)
+        self._stdout = 2 if aside else None
         self._input = Input()
 
     def __call__(self, words: Sequence[str], variables: Mapping[str, str], quiet: bool) -> Ended:
@@ -69,7 +71,7 @@ class Processes:
                 [sys.executable, "-c", self._boot, *words],
                 env={**os.environ, **variables},
                 stdin=stdin,
-                stdout=subprocess.PIPE if quiet else None,
+                stdout=subprocess.PIPE if quiet else self._stdout,
                 stderr=subprocess.STDOUT if quiet else None,
             )
             signals.pass_on_to(process)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ptools.repro.suspects.culprit import differing, is_seeding, likely, sentence
 from ptools.repro.suspects.notes import Suspect
+from ptools.repro.suspects.sets import sets_in
 from ptools.repro.verdict import Verdict
 
 # What is perturbed, as a class of difference, and what to do.
@@ -47,7 +48,16 @@ def conclude(verdict: Verdict, causes: tuple[str, ...], suspects: Both, before: 
     found = [one for one in suspected if _explains(one, verdict, causes)]
     if not found and not causes and verdict.kind in _DECIDED:
         found = [one for one in differing(*suspects, before) if _decides(one)]
-    return _told(verdict, found[0], suspected) if found else verdict
+    if found:
+        return _told(verdict, found[0], suspected)
+    return _with_sets(verdict) if "hash" in causes else verdict
+
+
+def _with_sets(verdict: Verdict) -> Verdict:
+    """The verdict with the lines that make sets, in the user's files that it names."""
+    places = [place.called_from or place for _, place in verdict.places]
+    told = sets_in(place.file for place in places)
+    return replace(verdict, facts=(told, *verdict.facts)) if told else verdict
 
 
 def _explains(suspect: Suspect, verdict: Verdict, causes: Sequence[str]) -> bool:

@@ -51,20 +51,23 @@ def _verdict(report: ReproReport) -> str:
     if found.kind == "ranks":
         return found.summary
     rank = "" if found.rank is None else f" on rank {found.rank}"
-    where = f" at {line_of(found.where)}" if found.where else ""
+    where = f" at {line_of(found.where.called_from or found.where)}" if found.where else ""
     return f"the runs part at step {found.step:,}{rank}{where}: {found.summary}"
 
 
 def _identical(report: ReproReport) -> str:
     if not report.watched:
         return "this program did not import torch: nothing was compared"
+    ends = f"; it ends with exit code {report.exit_code}" if report.exit_code else ""
+    if not report.operations:
+        return f"this program computed nothing with torch: nothing was compared{ends}"
     what = [
         counted(report.steps, "step"),
         f"{counted(report.operations, 'operation')} one by one",
         counted(report.beats, "batch, loss or state", "batches, losses and states"),
         f"{human_bytes(report.nbytes)} in all",
     ]
-    return "identical: " + ", ".join(what)
+    return f"identical: {', '.join(what)}{ends}"
 
 
 def _runs(report: ReproReport) -> str:

@@ -49,9 +49,10 @@ class ReproReport:
     surroundings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """For `--json`; `identical` is None if nothing was compared."""
         runs = [
             {"perturbed": one.perturbed, "seconds": one.seconds, "exit_code": one.ended.code}
             for one in self.runs
         ]
-        return {**asdict(self), "identical": self.verdict is None, "runs": runs}
+        identical = self.verdict is None if self.verdict or self.operations else None
+        return {**asdict(self), "identical": identical, "runs": runs}

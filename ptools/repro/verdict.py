@@ -61,8 +61,9 @@ class Verdict:
 
 
 _ADVICE = {
-    "random": "seed it before this line: ptools.seed_everything(0), or run it as ptools seed does",
+    "random": "seed it before this line: ptools.seed_everything(0), or run it with ptools seed",
     "outside": "make what comes from outside torch the same: seed NumPy and Python, fix the file",
+    "argument": "find what sets this number: an option, a file, the clock, a draw outside torch",
     "hash": "sort what comes out of sets, and of whatever hash() decides",
     "fs": "sort what os.listdir, os.scandir and glob yield",
     "time": "take no number from the clock",
@@ -93,7 +94,7 @@ def judge(parting: Parting, ends: tuple[End, End]) -> Verdict:
         values[0].name,
         _places(parting, "backward of" if a.backward else "at"),
         facts=facts,
-        advice=_ADVICE.get(kind, ""),
+        advice=_ADVICE.get(values[0].name.partition(" ")[0], _ADVICE.get(kind, "")),
     )
     mine, other = parting.batch
     if mine is not None and other is not None and kind != "batch":

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ptools.errors import PtoolsError, UsageError
 from ptools.files import human_bytes
 from ptools.rng import preserve_rng
-from ptools.train.loader import to_device
+from ptools.train.devices import to_device
 from ptools.usercode import describe
 
 _SECONDS = 1.0

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from ptools.errors import UsageError
+from ptools.train.devices import to_device
 from ptools.train.world import World
+
+_UNDIVIDED = (
+    "each process reads a whole IterableDataset, unless its __iter__ takes every world_size-th "
+    "sample from rank on"
+)
 
 
 class Loader:
@@ -21,6 +28,8 @@ class Loader:
     batches of it that were handed out. They are saved and restored by `Session.save` and `load`,
     and a restored epoch goes on behind the batches that were handed out. It goes on bit for bit
     unless workers draw random numbers, which begin anew there.
+
+    An epoch that was left by `break` is over when the next iteration begins.
     """
 
     def __init__(self, loader: DataLoader[Any], world: World, seed: int) -> None:
@@ -28,6 +37,8 @@ class Loader:
         self.epoch = 0
         self.batch = 0
         self._is_last = False  # no batch of this epoch comes after the one handed out
+        self._iteration = 0  # the one that hands batches out
+        self._is_begun = False  # so that the next iteration is of the next epoch
         self._loader = loader
         self._world = world
 
@@ -41,6 +52,27 @@ class Loader:
         return self._loader.dataset
 
     def __iter__(self) -> Iterator[Any]:
+        return self.counted(iter)
+
+    def counted(self, ahead: Callable[[Iterable[Any]], Iterator[Any]]) -> Iterator[Any]:
+        """The same by way of what reads ahead: batches count when they come out of it."""
+        if self._is_begun:
+            self.epoch, self.batch = self.epoch + 1, 0
+        self._is_begun, self._is_last, self._iteration = True, False, self._iteration + 1
+        mine = self._iteration
+        for batch, is_last in _with_last(ahead(self._begin()), self.batch, self._count()):
+            if mine != self._iteration:
+                raise UsageError(
+                    "two loops go through one loader at once",
+                    hint="give the inner one a session.loader(...) of its own",
+                )
+            self.batch, self._is_last = self.batch + 1, is_last
+            yield to_device(batch, self._world.device)
+        if mine == self._iteration:
+            self.epoch, self.batch, self._is_begun = self.epoch + 1, 0, False
+
+    def _begin(self) -> Iterator[Any]:
+        """The batches of this epoch, behind those that were handed out."""
         sampler = self._loader.batch_sampler
         if isinstance(sampler, _Resumable):
             sampler.begin(self.epoch, self.batch, self.seed)
@@ -48,17 +80,19 @@ class Loader:
         batches = iter(self._loader)  # draws the workers' seed
         if self.batch:  # that was drawn when the epoch began
             torch.set_rng_state(before)
-        count = None if self.left() is None else len(self._loader)
-        for batch, is_last in _with_last(batches, self.batch, count):
-            self.batch, self._is_last = self.batch + 1, is_last
-            yield to_device(batch, self._world.device)
-        self.epoch, self.batch = self.epoch + 1, 0
+        # An IterableDataset can only be read again from its beginning.
+        return batches if isinstance(sampler, _Resumable) else islice(batches, self.batch, None)
+
+    def _count(self) -> int | None:
+        """Batches of an epoch, where that is known."""
+        return None if isinstance(self.dataset, IterableDataset) else len(self._loader)
 
     def left(self) -> int | None:
         """Batches of this epoch from the one that was handed out on; None if that is not known."""
-        if isinstance(self._loader.dataset, IterableDataset):
+        count = self._count()
+        if count is None:
             return 1 if self._is_last else None
-        return len(self._loader) - self.batch + 1
+        return count - self.batch + 1
 
     def state_dict(self) -> dict[str, int]:
         """Where it stands."""
@@ -67,6 +101,7 @@ class Loader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there."""
         self.epoch, self.batch, self.seed = state["epoch"], state["batch"], state["seed"]
+        self._is_begun = False
 
 
 def make_loader(
@@ -87,13 +122,14 @@ def make_loader(
     """
     if isinstance(dataset, IterableDataset):
         if world.size > 1:
-            raise UsageError(
-                "an IterableDataset cannot be divided among processes from outside",
-                hint="have its __iter__ take every world_size-th sample from rank on, and give it "
-                "to a plain DataLoader",
-            )
+            warnings.warn(_UNDIVIDED, stacklevel=3)
         return Loader(DataLoader(dataset, batch_size, drop_last=drop_last, **options), world, seed)
-    assert isinstance(dataset, Sized)
+    if not isinstance(dataset, Sized):
+        raise UsageError(
+            f"a {type(dataset).__name__} has no length", hint="give it __len__ and __getitem__"
+        )
+    if train and len(dataset) == 0:
+        raise UsageError("the dataset has no samples", hint="look where it reads them from")
     if train and len(dataset) < world.size:
         raise UsageError(
             f"{len(dataset)} samples cannot be divided among {world.size} processes",
@@ -106,15 +142,6 @@ def make_loader(
     )
     batches = _Resumable(share, batch_size, drop_last)
     return Loader(DataLoader(dataset, batch_sampler=batches, **options), world, seed)
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """A nested structure with all its tensors on a device; others stay what they are."""
-
-    def moved(leaf: Any) -> Any:
-        return leaf.to(device, non_blocking=True) if isinstance(leaf, torch.Tensor) else leaf
-
-    return tree_map(moved, batch)
 
 
 class _Once(Sampler[int]):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import atexit
-import copy
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
 
 from ptools.errors import UsageError
+from ptools.train.devices import moved, tensors, to_device
+from ptools.train.loader import Loader
 
 T = TypeVar("T")
 
@@ -27,6 +27,19 @@ class _Around(Generic[T]):
 
     def __init__(self, loader: Iterable[T]) -> None:
         self._loader = loader
+
+    def __iter__(self) -> Iterator[T]:
+        return self.counted(iter)
+
+    def counted(self, ahead: Callable[[Iterable[T]], Iterator[T]]) -> Iterator[T]:
+        """As of a session's loader, which counts what comes out at the very end."""
+        if isinstance(self._loader, Loader | _Around):
+            yield from self._loader.counted(lambda batches: ahead(self._ahead(batches)))
+        else:
+            yield from ahead(self._ahead(self._loader))
+
+    def _ahead(self, batches: Iterable[T]) -> Iterator[T]:
+        raise NotImplementedError
 
     def __len__(self) -> int:
         """As many batches as the loader has; TypeError if it does not know."""
@@ -49,8 +62,8 @@ class BackgroundLoader(_Around[T]):
     The thread fetches under the grad mode, autocast and devices that the consumer has when it takes
     the first batch. What the dataset itself draws from torch's global generator comes in between
     what the training draws, so a run repeats only with num_workers > 0 or with generators of the
-    dataset's own; shuffling alone does repeat. A loader that counts the batches it hands out counts
-    those ahead too: it is to be put around this one, not within.
+    dataset's own; shuffling alone does repeat. Around a session's loader, epochs, steps and
+    checkpoints count the batches that the training got, not those ahead.
 
     Args:
         loader: a DataLoader, or anything to iterate over.
@@ -71,12 +84,12 @@ class BackgroundLoader(_Around[T]):
         self._depth = depth
         self._fetchers: weakref.WeakSet[_Fetcher[T]] = weakref.WeakSet()
 
-    def __iter__(self) -> Iterator[T]:
+    def _ahead(self, batches: Iterable[T]) -> Iterator[T]:
         for fetcher in list(self._fetchers):
             if fetcher.is_stopped:
                 fetcher.stop(None)  # it may be within a batch of this same loader
         # Begun here and not in the thread: processes are best forked where nothing else runs.
-        fetcher = _Fetcher(iter(self._loader), self._depth)
+        fetcher = _Fetcher(iter(batches), self._depth)
         self._fetchers.add(fetcher)
         try:
             yield from fetcher.batches()
@@ -173,7 +186,7 @@ class CUDAPrefetcher(_Around[Any]):
 
     Tensors go through pinned memory on a stream of their own. They may lie in dicts, lists, tuples,
     namedtuples and what has a `to`, as BatchEncoding. On any other device each batch is moved when
-    it is wanted. As one batch is read ahead, what counts the batches belongs around this loader.
+    it is wanted. A session's loader counts the batches that the training got.
 
     Args:
         loader: a DataLoader (pin_memory=True saves a copy), or anything to iterate over.
@@ -190,15 +203,15 @@ class CUDAPrefetcher(_Around[Any]):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
 
-    def __iter__(self) -> Iterator[Any]:
+    def _ahead(self, batches: Iterable[Any]) -> Iterator[Any]:
         if self._device.type == "cuda":
-            return self._copied()
-        return (_map(batch, lambda leaf: leaf.to(self._device)) for batch in self._loader)
+            return self._copied(batches)
+        return (to_device(batch, self._device) for batch in batches)
 
-    def _copied(self) -> Iterator[Any]:
+    def _copied(self, batches: Iterable[Any]) -> Iterator[Any]:
         stream = torch.cuda.Stream(self._device)
         ahead: list[tuple[Any, torch.cuda.Event]] = []
-        for batch in self._loader:
+        for batch in batches:
             ahead.append(self._begin(batch, stream))
             if len(ahead) == 2:
                 yield self._hand_over(*ahead.pop(0))
@@ -209,48 +222,21 @@ class CUDAPrefetcher(_Around[Any]):
 
     def _begin(self, batch: Any, stream: torch.cuda.Stream) -> tuple[Any, torch.cuda.Event]:
         """Copy a batch on the stream; when it will be there."""
-        # What holds tensors that `_tensors` does not see: its memory is not used again before the
+        # What holds tensors that `tensors` does not see: its memory is not used again before the
         # consumer's work so far is through.
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
-            moved = _map(batch, lambda leaf: _pinned(leaf).to(self._device, non_blocking=True))
-            return moved, stream.record_event()
+            copied = moved(batch, lambda leaf: _pinned(leaf).to(self._device, non_blocking=True))
+            return copied, stream.record_event()
 
     def _hand_over(self, batch: Any, done: torch.cuda.Event) -> Any:
         """Have the consumer's stream wait for a batch, and its memory for the consumer's stream."""
         current = torch.cuda.current_stream(self._device)
         current.wait_event(done)
-        for tensor in _tensors(batch):
+        for tensor in tensors(batch):
             tensor.record_stream(current)
         return batch
 
 
-def _map(batch: Any, move: Callable[[Any], Any]) -> Any:
-    """The same structure with everything moved that can be."""
-
-    def moved(leaf: Any) -> Any:
-        if _is_movable(leaf):
-            return move(leaf)
-        if isinstance(leaf, Mapping) and hasattr(leaf, "update"):  # a kind of dict of one's own
-            clone = copy.copy(leaf)
-            clone.update({key: _map(value, move) for key, value in leaf.items()})
-            return clone
-        return leaf
-
-    return tree_map(moved, batch, is_leaf=_is_movable)
-
-
-def _is_movable(one: Any) -> bool:
-    return hasattr(one, "to") and not isinstance(one, type)
-
-
 def _pinned(leaf: Any) -> Any:
     return leaf.pin_memory() if isinstance(leaf, torch.Tensor) and not leaf.is_cuda else leaf
-
-
-def _tensors(batch: Any) -> Iterator[torch.Tensor]:
-    for leaf in tree_leaves(batch):
-        if isinstance(leaf, torch.Tensor):
-            yield leaf
-        elif isinstance(leaf, Mapping):
-            yield from _tensors(dict(leaf))

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
-from torch import nn
-from torch._C._profiler import _RecordFunctionFast
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from ptools.console import warn
 from ptools.errors import UsageError
 from ptools.files import atomic_write
-from ptools.program.modules import Modules
-from ptools.program.shown import line_of
-from ptools.program.spots import Spot, spot
+from ptools.train.sites import Site, Sites
 from ptools.train.timing import aligned, shown_seconds
 
 _USER_SCOPE = 7  # RecordScope::USER_SCOPE: what a record_function in Python makes
@@ -106,7 +100,7 @@ class profile:
             schedule=schedule(wait=wait, warmup=warmup, active=active, repeat=1),
             on_trace_ready=self._save,
         )
-        self._sites = _Sites()
+        self._sites = Sites()
         self._failed = False
 
     def __enter__(self) -> Self:
@@ -148,100 +142,7 @@ class profile:
         self.report = _read(events, self._sites.known, self._folder / name, steps)
 
 
-class _Site(NamedTuple):
-    line: str
-    source: str
-    module: str
-
-
-class _Sites(TorchFunctionMode):
-    """Puts each call of torch from Python into a range that is named after its line and module.
-
-    torch's own with_stack knows the functions on the stack, but not the lines in them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.known: dict[str, _Site] = {}  # by the names of their ranges
-        self._names: dict[tuple[object, ...], tuple[str, Spot, object]] = {}
-        self._modules = Modules()
-        self._watching = ExitStack()
-        self._is_open = self._is_entered = False
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        # A range would break a graph of torch.compile; x.shape and its like are no operations.
-        name = None
-        if self._is_open and not torch.compiler.is_compiling():
-            name = None if getattr(func, "__name__", "") == "__get__" else self._name()
-        if name is None:
-            return func(*args, **(kwargs or {}))
-        with _RecordFunctionFast(name):
-            return func(*args, **(kwargs or {}))
-
-    def open(self) -> None:
-        """Begin, if that has not been done."""
-        if self._is_open:
-            return
-        plain = nn.Module.__call__
-        self._watching.enter_context(self._modules.watching())
-        watched, engine = nn.Module.__call__, torch.autograd.graph._engine_run_backward
-
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            # torch.compile traces it, and stumbles over what watches modules.
-            now = plain if torch.compiler.is_compiling() else watched
-            return now(module, *args, **kwargs)
-
-        def run_backward(*args: Any, **kwargs: Any) -> Any:
-            with self:  # within a call of torch no mode is on, but a backward may run user code
-                return engine(*args, **kwargs)
-
-        self._replace(nn.Module, "__call__", call)
-        self._replace(torch.autograd, "_engine_run_backward", run_backward)
-        self.__enter__()  # type: ignore[no-untyped-call]
-        self._is_open = self._is_entered = True
-
-    def close(self) -> None:
-        """End, as far as that can be done now: a mode which the user has entered since is above."""
-        self._is_open = False
-        self._watching.close()
-        if self._is_entered and _get_current_function_mode() is self:
-            self.__exit__(None, None, None)
-            self._is_entered = False
-
-    def _replace(self, owner: Any, name: str, new: Any) -> None:
-        self._watching.callback(setattr, owner, name, getattr(owner, name))
-        setattr(owner, name, new)
-
-    def _name(self) -> str | None:
-        here = spot(self._modules, depth=2)
-        if here.inner is None:
-            return None
-        module = here.module
-        # By identity: to hash a code object takes longer than all the rest.
-        (code, at), (outer, outer_at) = here.inner, here.outer or (None, 0)
-        key = id(code), at, id(outer), outer_at, id(module)
-        if key not in self._names:
-            self._names[key] = self._named(here), here, module  # kept, so that ids stay theirs
-        return self._names[key][0]
-
-    def _named(self, here: Spot) -> str:
-        place = here.place(self._modules)
-        assert place is not None
-        line = line_of(place)
-        if place.called_from is not None:
-            line = f"{line} from {line_of(place.called_from)}"
-        name = f"{line} {place.module}".rstrip()
-        self.known[name] = _Site(line, place.source, place.module)
-        return name
-
-
-def _read(events: Sequence[Any], known: Mapping[str, _Site], trace: Path, steps: int) -> Profile:
+def _read(events: Sequence[Any], known: Mapping[str, Site], trace: Path, steps: int) -> Profile:
     on_cpu = [one for one in events if one.device_type.name == "CPU"]
     forward = {}  # the operation that made a node is the last with its number
     for event in sorted(on_cpu, key=lambda one: one.time_range.start):
@@ -265,8 +166,8 @@ def _read(events: Sequence[Any], known: Mapping[str, _Site], trace: Path, steps:
 
 
 def _origin(
-    event: Any, known: Mapping[str, _Site], forward: Mapping[tuple[int, int], Any]
-) -> tuple[_Site, bool]:
+    event: Any, known: Mapping[str, Site], forward: Mapping[tuple[int, int], Any]
+) -> tuple[Site, bool]:
     """From where an operation was called, and whether it is of the backward of that."""
     is_backward = False
     while event is not None:
@@ -275,7 +176,7 @@ def _origin(
         made_by = forward.get((event.fwd_thread, event.sequence_nr)) if event.fwd_thread else None
         is_backward = is_backward or made_by is not None
         event = made_by or event.cpu_parent
-    return _Site("", "", ""), is_backward
+    return Site("", "", ""), is_backward
 
 
 def _rows(sums: Mapping[tuple[str, str], Sequence[float]]) -> tuple[Row, ...]:

@@ -55,6 +55,7 @@ class Stepper:
         self._waiting = 0  # batches whose gradients wait for a step
         self._group = accum  # batches of this step, as far as is known
         self._closes = True
+        self._is_checked = False
         self._within = ExitStack()
         self._no_sync = ExitStack()
 
@@ -96,11 +97,35 @@ class Stepper:
             self._step()
         return self._closes
 
+    def waiting(self) -> dict[str, Any]:
+        """The steps made, and what this process has of one that is not complete."""
+        if not self._waiting:
+            return {"steps": self.steps}
+        gradients = [
+            None if one.grad is None else one.grad.cpu() for one in self.model.parameters()
+        ]
+        return {
+            "steps": self.steps,
+            "batches": self._waiting,
+            "group": self._group,
+            "gradients": gradients,
+        }
+
+    def wait_again(self, state: dict[str, Any]) -> None:
+        """Go on behind the steps of a checkpoint, or within one."""
+        self.steps = state["steps"]
+        if "batches" not in state:
+            return
+        self._waiting, self._group = state["batches"], state["group"]
+        for one, gradient in zip(self.model.parameters(), state["gradients"], strict=True):
+            one.grad = None if gradient is None else gradient.to(one.device)
+
     def _step(self) -> None:
-        if self.steps == 0 and isinstance(self.model, DistributedDataParallel):
+        if not self._is_checked and isinstance(self.model, DistributedDataParallel):
             _check_used(self.model)
-        gradients = [one.grad for one in self.model.parameters() if one.grad is not None]
+            self._is_checked = True
         if self._waiting < self._group:  # the epoch ended before, which could not be known
+            gradients = [one.grad for one in self.model.parameters() if one.grad is not None]
             torch._foreach_mul_(gradients, self._group / self._waiting)
         if self._clip is not None:
             for optimizer in self.optimizers:

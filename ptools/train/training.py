@@ -126,13 +126,21 @@ class Session:
         """See `Stepper`.
 
         Raises:
-            UsageError: accum is below 1.
+            UsageError: accum is no whole number from 1 on, clip is not above 0, there is no
+                optimizer, or the loader is none of the session's.
         """
-        if accum < 1:
-            raise UsageError(f"accum={accum} batches for a step", hint="1 or more")
-        single = isinstance(optimizer, torch.optim.Optimizer)
+        if not isinstance(accum, int) or accum < 1:
+            raise UsageError(f"accum={accum} batches for a step", hint="1 or more, a whole number")
+        if clip is not None and not clip > 0:
+            raise UsageError(f"clip={clip} would leave no gradients", hint="above 0, or None")
+        if loader is not None and not isinstance(loader, Loader):
+            raise UsageError(
+                f"a {type(loader).__name__} does not tell the stepper when its epoch ends",
+                hint="give it what session.loader(...) returned",
+            )
         optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else [*optimizer]
-        assert single or optimizers
+        if not optimizers:
+            raise UsageError("a stepper without an optimizer", hint="give it one, or a list")
         stepper = Stepper(model, optimizers, loader, self.device, self.amp, accum, clip)
         self._steppers.append(stepper)
         return stepper
@@ -197,7 +205,7 @@ class Session:
             parts: what has a state_dict (the model, optimizers, schedulers), or plain values.
                 Loaders, scalers and the generators of all processes are saved by themselves.
         """
-        checkpoint.save(Path(file), parts, self._own(), self.world)
+        checkpoint.save(Path(file), parts, self._own(), self.world, self._steppers)
 
     def load(self, file: str | Path, **parts: Any) -> dict[str, Any]:
         """Restore what `save` saved; the plain values.
@@ -205,7 +213,7 @@ class Session:
         Args:
             parts: what has a state_dict, by the names that it was saved by.
         """
-        return checkpoint.load(Path(file), parts, self._own(), self.world)
+        return checkpoint.load(Path(file), parts, self._own(), self.world, self._steppers)
 
     def _own(self) -> dict[str, Any]:
         scalers = {f"scaler{at}": one.scaler for at, one in enumerate(self._steppers)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
+from ptools.errors import UsageError
 from ptools.slurm import from_slurm
 
 
@@ -32,13 +33,23 @@ def find_world(device: str | torch.device | None = None) -> World:
 
     Args:
         device: by default this process's GPU, or the CPU where there is none.
+
+    Raises:
+        UsageError: there is no such GPU.
     """
     variables = _translated(os.environ)
     rank, size = int(variables.get("RANK", "0")), int(variables.get("WORLD_SIZE", "1"))
     local_rank = int(variables.get("LOCAL_RANK", "0"))
     if device is None:
         device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-    return World(rank, size, local_rank, torch.device(device))
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", local_rank)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            f"there is no {device} here", hint='device="cpu", or none to choose itself'
+        )
+    return World(rank, size, local_rank, device)
 
 
 def join(world: World) -> bool:

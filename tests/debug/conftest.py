@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from warm import Warm
+from warm import Warm  # noqa: E402
 
 
 @pytest.fixture(scope="session")

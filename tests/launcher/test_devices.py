@@ -147,7 +147,7 @@ def test_what_cannot_be_is_refused_with_what_there_is(
 
 def test_torch_is_imported_neither_for_devices_nor_for_the_plan_of_several_machines() -> None:
     code = (
-        "import sys; from ptools import slurm; from ptools.launcher import devices, multinode, route; "
+        "import sys, ptools.slurm; from ptools.launcher import devices, multinode, route; "
         "devices.choose('cpu', 2); multinode.meet('1', None); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

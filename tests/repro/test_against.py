@@ -190,6 +190,15 @@ def test_a_program_without_torch_is_not_recorded(write: Write, folder: Path) -> 
     assert not (folder / "run.fp").exists()
 
 
+def test_a_program_that_fails_at_once_is_not_recorded(
+    write: Write, folder: Path, warm: Any
+) -> None:
+    script = str(write("usage.py", "import sys, torch\nsys.exit(2)\n"))
+    with pytest.raises(PtoolsError, match="nothing is recorded; it ends with exit code 2"):
+        record_script(script, record="run.fp", runner=warm)
+    assert not (folder / "run.fp").exists()
+
+
 def of(name: str, digest: int, *numbers: float, what: str = "4 float32") -> Value:
     return Value(name, what, digest, (), numbers)
 

@@ -40,12 +40,13 @@ CASES = {
     "average_of_tensors": ["tensors that the program keeps"],
     "head": ["parameters"],
     "parameters": ["parameters"],
-    "anew": ["anything: it began anew"],
+    "anew": ["everything: it began anew"],
     "settings": ["settings of the optimizer"],
     "scaler": ["the gradient scaler"],
     "accumulated": ["gradients accumulated before the save"],
     "python_generator": ["values in the batch", "Python's random generator"],
     "numpy_generator": ["values in the batch", "NumPy's global generator"],
+    "drawn_data": ["inputs that are drawn at random", "torch's generator"],
     "position": ["the position in the data"],
 }
 

@@ -128,7 +128,15 @@ CAUSES = {
         import torch
         torch.seed()  # cause
         """,
-        "give torch.seed() a seed",
+        "each time: write torch.manual_seed(0)",
+    ),
+    "a torch generator seeded by the system": (
+        """
+        import torch
+        g = torch.Generator()
+        g.seed()  # cause
+        """,
+        "each time: write g.manual_seed(0)",
     ),
     "a torch generator with another seed": (
         """

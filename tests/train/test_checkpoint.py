@@ -1,5 +1,6 @@
 """A training that was saved and loaded goes on as if nothing had been."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_no_file_a_damaged_and_a_foreign_one_are_told(folder: Path) -> None:
         with pytest.raises(PtoolsError, match="no whole checkpoint"):
             s.load(FILE)
         torch.save({"state_dict": {}}, FILE)
-        with pytest.raises(PtoolsError, match="not written by session.save"):
+        with pytest.raises(PtoolsError, match="not written by session"):
             s.load(FILE)
 
 
@@ -79,6 +80,7 @@ def test_of_another_world_the_epoch_begins_anew_and_the_weights_are_there(folder
         "parts": {"model": {"weight": torch.full((1, 1), 7.0)}},
         "own": {"loader0": {"epoch": 3, "batch": 9, "seed": 4}},
         "generators": [{}, {}],
+        "waiting": [[], []],
     }
     torch.save(saved, FILE)
     model = nn.Linear(1, 1, bias=False)
@@ -93,7 +95,7 @@ def test_a_save_that_fails_leaves_the_file_of_before(folder: Path) -> None:
     world = World(0, 1, 0, torch.device("cpu"))
     checkpoint.save(Path(FILE), {"steps": 1}, {}, world)
     before = Path(FILE).read_bytes()
-    with pytest.raises(Exception, match="pickle|serial|save"):
+    with pytest.raises(UsageError, match="no plain value"):
         checkpoint.save(Path(FILE), {"steps": lambda: 1}, {}, world)
     assert Path(FILE).read_bytes() == before
     assert [one.name for one in Path().iterdir()] == [FILE]
@@ -105,3 +107,29 @@ def test_evaluation_leaves_modes_as_they_were() -> None:
         assert bare is model and not model.training
         assert not torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
     assert [one.training for one in model.modules()] == [True, True, False]
+
+
+def test_a_step_that_is_not_complete_is_restored(folder: Path) -> None:
+    def trained(file: str | None, batches: int) -> torch.Tensor:
+        """A step of three batches, of which so many are left."""
+        with train.session() as s:
+            net = nn.Linear(1, 1, bias=False)
+            optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+            step = s.stepper(net, optimizer, accum=3)
+            if file is not None:
+                s.load(file, net=net, optimizer=optimizer)
+            for number in range(3 - batches, 3):
+                with step:
+                    loss = net(torch.full((1, 1), float(number))).sum()
+                assert step(loss) == (number == 2)
+                if number == 1 and file is None:
+                    s.save("half.ckpt", net=net, optimizer=optimizer)
+            return net.weight.detach()
+
+    assert torch.equal(trained(None, 3), trained("half.ckpt", 1))
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(folder: Path) -> None:
+    with train.session() as s, pytest.raises(UsageError, match="args is of Namespace") as caught:
+        s.save("a.ckpt", args=argparse.Namespace(lr=0.1))
+    assert "vars(args)" in str(caught.value.hint) and not Path("a.ckpt").exists()

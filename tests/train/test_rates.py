@@ -1,5 +1,7 @@
 """Learning rates are those of Goyal et al. (1706.02677)."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ def test_the_papers_own_figures() -> None:
         optimizer.step()
         schedule.step()
     assert rates[0] == pytest.approx(0.1)
-    steps = [b - a for a, b in zip(rates, rates[1:6], strict=False)]
+    steps = [after - before for before, after in pairwise(rates[:6])]
     assert steps == pytest.approx([3.1 / 5] * 5)
     assert rates[5:] == pytest.approx([3.2, 3.2])
 

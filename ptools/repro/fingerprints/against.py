@@ -35,6 +35,7 @@ class Recorded:
 
     program: str
     arguments: tuple[str, ...]
+    module: bool
     record: str
     nbytes: int
     steps: int
@@ -82,7 +83,7 @@ def record_script(
             session = _session(program, arguments, module, runner, say, stack)
             trace = _run(session, job)
             beats = sum(1 for one in trace.events() if one.kind in BEATS)
-            _check(trace)
+            _check(trace, session.runs[0].ended.code)
             packed = pack(_lines(trace))
         about = About(
             program=program,
@@ -97,6 +98,7 @@ def record_script(
     return Recorded(
         program=program,
         arguments=tuple(arguments),
+        module=module,
         record=str(record),
         nbytes=Path(record).stat().st_size,
         steps=trace.end.steps,
@@ -190,7 +192,7 @@ def _run(session: Session, job: Job) -> Trace:
     return traces[min(traces)]
 
 
-def _check(trace: Trace) -> None:
+def _check(trace: Trace, code: int) -> None:
     """Refuse what is no record."""
     if not trace.end.ended:
         raise PtoolsError("the program was killed: nothing is recorded", hint="record it again")
@@ -198,6 +200,12 @@ def _check(trace: Trace) -> None:
         raise PtoolsError(
             "this program did not import torch: nothing is recorded",
             hint="give the script that trains; others that it starts are not recorded",
+        )
+    if not trace.end.operations:
+        ends = f"; it ends with exit code {code}" if code else ""
+        raise PtoolsError(
+            f"this program computed nothing with torch: nothing is recorded{ends}",
+            hint="run it without ptools first",
         )
 
 

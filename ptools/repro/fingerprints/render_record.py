@@ -20,7 +20,8 @@ def page(recorded: Recorded) -> RenderableType:
         counted(recorded.beats, "batch, loss or state", "batches, losses and states"),
     ]
     told = f"recorded {recorded.record}: {', '.join(what)}, {human_bytes(recorded.nbytes)}"
-    words = shlex.join([recorded.record, recorded.program, *recorded.arguments])
+    module = ["-m"] if recorded.module else []
+    words = shlex.join([recorded.record, *module, recorded.program, *recorded.arguments])
     how = f"compare with it: ptools repro --against {words}"
     return Group(
         Text(escaped(how), overflow="fold"), Text(escaped(told), style="bold", overflow="fold")

@@ -50,6 +50,9 @@ def data_lost(a: Record, at: int, b: Record, first: int) -> list[Lost]:
     if there is None:
         return [Lost("the order of the samples", _samples(ours, theirs), _ORDER)]
     step = a.events[there].step
+    if not theirs and _generators_apart(mine, its) - _generators_apart(a.events[there], its):
+        fact = f"they are those of step {step}: the generator is as it was there"
+        return [Lost("inputs that are drawn at random", (fact,), "save the generator", True)]
     if there > at:
         fact = f"it goes on with the data of step {step}: what lies between was left out"
         return [Lost("the position in the data", (fact,), _COUNTER)]
@@ -57,6 +60,10 @@ def data_lost(a: Record, at: int, b: Record, first: int) -> list[Lost]:
     if there == a.points[0] and theirs and [*theirs.samples] != sorted(theirs.samples):
         return [Lost("the order of the samples", (fact,), _ORDER)]
     return [Lost("the position in the data", (fact,), _POSITION)]
+
+
+def _generators_apart(mine: Event, its: Event) -> set[str]:
+    return {one.name for one in differences(mine, its, state.GENERATOR)}
 
 
 def _same_in(a: Record, at: int, its: Event, batch: Event | None) -> int | None:

@@ -16,7 +16,7 @@ from ptools.repro.resume.record import differences, is_point, part, values_of
 _TOLD = {"loss": "the loss", "output": "a model's output", "batch": "a batch"}
 _AT_FIRST = "they are those that run A began with"
 _ANEW = Lost(
-    "anything: it began anew",
+    "everything: it began anew",
     ("all is as run A began",),
     "have the script load its checkpoint: --resume-args takes the arguments for that",
 )

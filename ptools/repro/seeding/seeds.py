@@ -77,7 +77,9 @@ def seed_everything(seed: int, deterministic: bool | Literal["warn"] = False) ->
     """
     check_seed(seed)
     if deterministic not in _MODES:
-        raise UsageError(f"deterministic={deterministic!r}", hint='True, "warn" or False')
+        raise UsageError(
+            f"deterministic={deterministic!r} is not known", hint='give True, "warn" or False'
+        )
     mode = _MODES[deterministic]
     variables = [one for one in wanted(seed, mode != "off") if one.name in _OF_LATER_PROCESSES]
     os.environ.update(split(variables, os.environ)[0])

@@ -98,7 +98,10 @@ def _from_entropy(suspect: Suspect) -> str:
     if not is_seeding(suspect):
         return f"{what}() is another in each run: take it from a seeded generator"
     call = f"{what}()" if suspect.through else _call(suspect, "")
-    return f"seeded by the system here, with another value each time: give {call} a seed"
+    instead = f"give {call} a seed"
+    if what.startswith("torch."):  # its seed() takes none
+        instead = f"write {call.removesuffix('seed()')}manual_seed(0)"
+    return f"seeded by the system here, with another value each time: {instead}"
 
 
 def _call(suspect: Suspect, argument: str) -> str:
