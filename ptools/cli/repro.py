@@ -172,6 +172,11 @@ def repro(
         raise UsageError("no script is given", hint="ptools repro train.py --its options")
     given = {"--resume-at": resume_at, "--record": record, "--against": against}
     _check(_typed(context), given)
+    if module and words[0].partition(".")[0] == "ptools":
+        raise UsageError(
+            f"-m {words[0]} is not recorded: it starts another Python",
+            hint="give the script itself, and seed it by ptools.seed_everything(0)",
+        )
     if resume_at is not None:
         return _resume(words, resume_at, resume_args, module, json)
     from ptools import console

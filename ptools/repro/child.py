@@ -75,6 +75,7 @@ class _Run:
         self._children.mkdir()
         self._recorder: Recorder | None = None
         self._suspects = Suspects(self._position, self._children)
+        self._notes: list[str] = []
         self._stack = ExitStack()
         self._pid = os.getpid()
 
@@ -136,8 +137,22 @@ class _Run:
             from ptools.repro.resume.recorder import ResumeRecorder
 
             kind = ResumeRecorder
+        if "threads" in self.job.perturbed:
+            self._note_threads(torch)
         self._recorder = kind(self._trace, self.job, self._children)
         self._stack.enter_context(self._recorder.recording())
+
+    def _note_threads(self, torch: Any) -> None:
+        """A program that sets its number of threads cannot be given another."""
+        set_threads = torch.set_num_threads
+
+        @functools.wraps(set_threads)
+        def noted(number: int) -> None:
+            self._notes.append("the program sets its number of threads itself: that was not perturbed")
+            set_threads(number)
+
+        torch.set_num_threads = noted
+        self._stack.callback(setattr, torch, "set_num_threads", set_threads)
 
     def _note_questions(self) -> None:
         ask = builtins.input
@@ -171,6 +186,7 @@ class _Run:
                 asked=self.asked,
                 error=_told(self.error),
                 place=_place(self.error),
+                notes=tuple(self._notes),
                 suspects=tuple(one.to_dict() for one in self._suspects.told()),
                 **told,
             )

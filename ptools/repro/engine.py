@@ -63,6 +63,10 @@ def repro_script(
         return _report(program, session, first, second, found, tolerance)
 
 
+def _notes(traces: Traces) -> list[str]:
+    return list(dict.fromkeys(note for one in traces.values() for note in one.end.notes))
+
+
 def _report(
     program: str,
     session: Session,
@@ -75,7 +79,7 @@ def _report(
     compared = [compare_by(tolerance, first[rank], second[rank]) for rank in ranks]
     ends = [trace.end for trace in first.values()]  # read by now
     apart = disagreement(first)
-    told = [*same_batches(first), *(note for end in ends for note in end.notes)]
+    told = [*same_batches(first), *_notes(first), *_notes(second)]
     told += [apart.summary] if found and apart else []
     stopped = any(end.stopped for end in ends)  # and not by itself
     return ReproReport(

@@ -64,7 +64,7 @@ def _identical(report: ReproReport) -> str:
     what = [
         counted(report.steps, "step"),
         f"{counted(report.operations, 'operation')} one by one",
-        counted(report.beats, "batch, loss or state", "batches, losses and states"),
+        f"{report.beats:,} points (batches, losses, states)",
         f"{human_bytes(report.nbytes)} in all",
     ]
     return f"identical: {', '.join(what)}{ends}"

@@ -149,3 +149,8 @@ def test_a_script_that_fails_by_itself_is_no_clean_run(
     assert last.startswith(told)
     assert last.endswith(f"; it ends with exit code {code}") == bool(code)
     assert len(warm.outputs) - before == runs
+
+
+def test_ptools_itself_is_no_program_to_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["repro", "-m", "ptools", "seed", "train.py"]) == 2
+    assert "starts another Python" in capsys.readouterr().err

@@ -17,7 +17,7 @@ def page(recorded: Recorded) -> RenderableType:
     what = [
         counted(recorded.steps, "step"),
         f"{counted(recorded.operations, 'operation')} one by one",
-        counted(recorded.beats, "batch, loss or state", "batches, losses and states"),
+        f"{recorded.beats:,} points (batches, losses, states)",
     ]
     told = f"recorded {recorded.record}: {', '.join(what)}, {human_bytes(recorded.nbytes)}"
     module = ["-m"] if recorded.module else []
