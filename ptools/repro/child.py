@@ -148,7 +148,7 @@ class _Run:
 
         @functools.wraps(set_threads)
         def noted(number: int) -> None:
-            self._notes.append("the program sets its number of threads itself: that was not perturbed")
+            self._notes.append("the program sets its number of threads itself")
             set_threads(number)
 
         torch.set_num_threads = noted
