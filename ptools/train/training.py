@@ -14,6 +14,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
+from ptools import script
 from ptools.errors import UsageError
 from ptools.train import checkpoint
 from ptools.train.loader import Loader, make_loader
@@ -238,22 +239,11 @@ def session(
     world = find_world(device)
     dtype = _amp(amp or os.environ.get("PTOOLS_AMP", "no"), world.device)
     joined = join(world)
-    seed_all(seed)
+    script.seed(seed)
     yield Session(world, seed, dtype)
     # Not after an exception: to leave would make the others fail, and hide the first error.
     if joined:
         distributed.destroy_process_group()
-
-
-def seed_all(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's generators, all processes alike."""
-    import random
-
-    import numpy
-
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def _amp(name: str, device: torch.device) -> torch.dtype | None:
