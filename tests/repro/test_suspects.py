@@ -392,7 +392,8 @@ def test_a_forked_child_writes_what_it_takes_in(write: Write, folder: Path) -> N
         os.waitpid(child, 0)
     """
     told, _ = run(write("program.py", inspect.cleandoc(text)), folder)
-    assert [one.what for one in told] == ["random.seed", "random.random"]
+    own = [one.what for one in told if not one.through]  # modules have hooks for forks
+    assert own == ["random.seed", "random.random"]
     children = suspects_in(folder)
     assert [(one.process, one.count, one.place.line) for one in children] == [
         ("1", 5, 7),
