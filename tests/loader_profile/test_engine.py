@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_what_was_measured(after: str, planted: Any) -> None:
             raise KeyboardInterrupt
 
     loader = DataLoader(planted(100, wait=2e-3), batch_size=4)
-    profile = profile_loader(loader, budget=4, workers=[2], progress=interrupt)
+    profile = profile_loader(loader, budget=12, workers=[2], progress=interrupt)
     assert profile.interrupted
     assert profile.current.rate > 0
     assert bool(profile.stages) == (after == "num_workers=2")
