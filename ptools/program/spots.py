@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import linecache
 import sys
 import sysconfig
 import weakref
+from dataclasses import replace
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 from torch.autograd import graph
 
+from ptools.program.callers import Position, place_at
 from ptools.program.modules import Modules
 from ptools.program.places import Place
 from ptools.source import is_users
@@ -23,7 +23,6 @@ _STDLIB = sysconfig.get_path("stdlib")
 _ENGINE = graph._engine_run_backward.__code__
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _OPTIMIZERS = str(Path(torch.optim.__file__).parent)
-Position = tuple[CodeType, int]  # a code object and the offset of an instruction in it
 
 
 class Spot:
@@ -49,8 +48,8 @@ class Spot:
         if self.inner is None:
             return None
         name = modules.name(self.module)
-        outer = None if self.outer is None else _place(self.outer, "", None)
-        return _place(self.inner, name, outer)
+        outer = None if self.outer is None else place_at(self.outer)
+        return replace(place_at(self.inner), module=name, called_from=outer)
 
 
 def spot(modules: Modules, depth: int = 1) -> Spot:
@@ -123,23 +122,3 @@ def _is_installed(file: str) -> bool:
 @cache
 def _is_passed_over(file: str) -> bool:
     return not is_users(file) or _is_installed(file)
-
-
-def _place(position: Position, module: str, outer: Place | None) -> Place:
-    code, offset = position
-    first, last, start, end = next(islice(code.co_positions(), offset // 2, None))
-    line = first or code.co_firstlineno
-    source = linecache.getline(code.co_filename, line)
-    part = ""
-    if start is not None and end is not None and first == last:
-        # Columns count bytes.
-        part = source.encode()[start:end].decode(errors="replace")
-    return Place(
-        file=code.co_filename,
-        line=line,
-        function=code.co_qualname,
-        source=source.strip(),
-        part=part,
-        module=module,
-        called_from=outer,
-    )

@@ -7,7 +7,6 @@ is imported before.
 from __future__ import annotations
 
 import atexit
-import builtins
 import functools
 import os
 import sys
@@ -68,7 +67,6 @@ class _Run:
         self.rank = together.own_rank()
         self.is_launched = together.LAUNCHED in os.environ
         self.error: BaseException | None = None
-        self.asked = False
         file = trace_file(job.folder, self.rank)
         self._trace = TraceWriter(file)
         self._children = file.with_suffix("")
@@ -95,8 +93,6 @@ class _Run:
         install(self.job.perturbed)
         self._stack.enter_context(self._suspects.installed())
         after_import("torch", self._begin)
-        if sys.stdin is not None and sys.stdin.isatty():
-            self._note_questions()
 
     def explain(self, error: BaseException) -> int:
         """Show an error as Python does, unless it is our own; the exit code."""
@@ -154,17 +150,6 @@ class _Run:
         torch.set_num_threads = noted
         self._stack.callback(setattr, torch, "set_num_threads", set_threads)
 
-    def _note_questions(self) -> None:
-        ask = builtins.input
-
-        @functools.wraps(ask)
-        def noted(*prompt: object) -> str:
-            self.asked = True
-            return ask(*prompt)
-
-        builtins.input = noted
-        self._stack.callback(setattr, builtins, "input", ask)
-
     def _write(self, ended: bool) -> None:
         recorder = self._recorder
         told: dict[str, Any] = {}
@@ -183,7 +168,6 @@ class _Run:
             End(
                 ended=ended,
                 stopped=self.stopped,
-                asked=self.asked,
                 error=_told(self.error),
                 place=_place(self.error),
                 notes=tuple(self._notes),

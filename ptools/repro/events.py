@@ -116,7 +116,6 @@ class End:
     ended: bool = False
     stopped: bool = False
     watched: bool = False
-    asked: bool = False
     error: str = ""
     place: Mapping[str, Any] | None = None
     steps: int = 0

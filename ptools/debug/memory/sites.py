@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from ptools.files import shown_path
+from ptools.program.callers import Position
 from ptools.program.modules import Modules
 from ptools.program.places import Place
-from ptools.program.spots import Position, Spot
+from ptools.program.spots import Spot
 
 FORWARD = "forward"
 BACKWARD = "backward"
