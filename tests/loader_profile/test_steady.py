@@ -109,7 +109,7 @@ def test_the_time_on_a_core_is_that_of_each_process(
     assert alone.main_run == pytest.approx(0.02, rel=0.1)
     assert alone.worker_run == 0.0
     with_one = trial_of(DataLoader(planted(60), batch_size=4, collate_fn=collate, num_workers=1))
-    assert with_one.worker_run == pytest.approx(0.02, rel=0.15)
+    assert 0.018 < with_one.worker_run < 0.03  # with what it takes to send a batch
     assert with_one.main_run < 0.005
 
 
