@@ -74,6 +74,7 @@ def _run(kind: str, *words: str) -> None:
     if kind in ("plain", "anomaly"):
         warnings.filterwarnings("ignore", "Anomaly Detection has been enabled")
         torch.autograd.set_detect_anomaly(kind == "anomaly")
+        sys.argv = [*words]
         runpy.run_path(words[0], run_name="__main__")
     else:
         sys.argv = ["ptools", kind, *words]
