@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 import torch
+import torch._dynamo  # DDP and optimizers do: each process would anew
 from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
