@@ -13,6 +13,7 @@ import pytest
 from ptools.debug import debug_script
 
 SCRIPTS = sorted(Path(__file__).with_name("clean").glob("*.py"))
+DDP = str(Path(__file__).with_name("clean") / "distributed.py")
 MODES = "watch nan inplace autograd memory".split()
 
 
@@ -36,13 +37,19 @@ def test_nothing_is_found_and_the_losses_are_those_of_the_plain_run(
     assert not [note for note in report.notes if "a bug of ptools" in note]
 
 
+@pytest.fixture(scope="module")
+def plain_ddp(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """The exit code and the output of each rank without us."""
+    return _both([sys.executable, DDP], tmp_path_factory.mktemp("plain") / "store")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["nan", "inplace"])
-def test_two_processes_of_ddp_print_what_they_print_without_us(mode: str, folder: Path) -> None:
-    script = str(Path(__file__).with_name("clean") / "distributed.py")
-    expected = _both([sys.executable, script], folder / "plain")
-    ours = _both([sys.executable, "-m", "ptools", "debug", "--mode", mode, script], folder / mode)
-    for (code, losses), (plain_code, plain_losses) in zip(ours, expected, strict=True):
+def test_two_processes_of_ddp_print_what_they_print_without_us(
+    mode: str, plain_ddp: list[tuple[int, str]], folder: Path
+) -> None:
+    ours = _both([sys.executable, "-m", "ptools", "debug", "--mode", mode, DDP], folder / mode)
+    for (code, losses), (plain_code, plain_losses) in zip(ours, plain_ddp, strict=True):
         assert (code, plain_code) == (0, 0), losses
         assert losses.startswith(plain_losses)
 

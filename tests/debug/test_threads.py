@@ -28,6 +28,6 @@ def test_the_marked_lines_are_found(script: Path, warm: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS[::12], ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", SCRIPTS[::22], ids=lambda script: script.stem)
 def test_the_marked_lines_are_found_in_processes_of_their_own(script: Path) -> None:
     check(debug_script(str(script), mode=mode_of(script)), script)

@@ -156,7 +156,7 @@ def test_the_first_failure_is_named_every_time(
 ) -> None:
     case = (CASES | WITH_TORCH)[name]
     script = write("train.py", case.script)
-    for _ in range(3):
+    for _ in range(2):
         check(case, script)
 
 
