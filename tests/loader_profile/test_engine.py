@@ -66,7 +66,7 @@ def test_settings_that_fail_are_a_warning_and_the_others_stand(planted: Any) -> 
             raise OSError("too many connections")
 
     loader = DataLoader(planted(100, wait=2e-3), batch_size=4, worker_init_fn=init)
-    profile = profile_loader(loader, budget=12, workers=[3, 2])
+    profile = profile_loader(loader, budget=6, workers=[3, 2])
     assert [trial.settings.num_workers for trial in profile.trials] == [2]
     (warning,) = [one for one in profile.warnings if "num_workers=3" in one]
     assert "too many connections" in warning
@@ -87,14 +87,14 @@ def test_a_profile_tells_the_planted_time(planted: Any) -> None:
 
 def test_the_given_numbers_of_workers_are_tried_and_no_others(planted: Any) -> None:
     loader = DataLoader(planted(200, wait=5e-3), batch_size=4)
-    profile = profile_loader(loader, budget=10, workers=[3, 2])
+    profile = profile_loader(loader, budget=5, workers=[3, 2])
     assert [trial.settings.num_workers for trial in profile.trials] == [3, 2]
     assert profile.best is not None and profile.best.settings.num_workers == 3
 
 
 def test_the_given_batch_sizes_are_tried(planted: Any) -> None:
     loader = DataLoader(planted(200, wait=2e-3), batch_size=4)
-    profile = profile_loader(loader, budget=10, workers=[1], batch_sizes=[8, 16])
+    profile = profile_loader(loader, budget=5, workers=[1], batch_sizes=[8, 16])
     sizes = [trial.settings.batch_size for trial in profile.trials]
     assert sizes[-2:] == [8, 16]
 
@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_what_was_measured(after: str, planted: Any) -> None:
             raise KeyboardInterrupt
 
     loader = DataLoader(planted(100, wait=2e-3), batch_size=4)
-    profile = profile_loader(loader, budget=12, workers=[2], progress=interrupt)
+    profile = profile_loader(loader, budget=6, workers=[2], progress=interrupt)
     assert profile.interrupted
     assert profile.current.rate > 0
     assert bool(profile.stages) == (after == "num_workers=2")

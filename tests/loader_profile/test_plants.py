@@ -42,7 +42,7 @@ QUICK = ("storage", "collate", "transfer", "too few workers", "head-of-line")
 @pytest.mark.parametrize("name", QUICK)
 def test_what_was_planted_is_named(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest would keep large files
-        check(planted(name, 0, Path(folder)), 6, 24)
+        check(planted(name, 0, Path(folder)), 3, 24)
 
 
 @pytest.mark.parametrize("name", ["consumer", "transform"])
