@@ -52,7 +52,7 @@ if rank == 0:
     wait("other")
     time.sleep(0.1)
     say("lait\r")
-    time.sleep(0.1)
+    time.sleep(0.02)  # it would be shown after half a second, and a busy machine may add to it
     say("\n")
 else:
     wait("half")
