@@ -22,7 +22,7 @@ from ptools.train.log import Log
 from ptools.train.rates import scale_lr
 from ptools.train.stepper import Stepper
 from ptools.train.sync import sync_bn
-from ptools.train.world import World, find_world, join
+from ptools.train.world import World, find_world, join, leave
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}
 
@@ -243,7 +243,7 @@ def session(
     yield Session(world, seed, dtype)
     # Not after an exception: to leave would make the others fail, and hide the first error.
     if joined:
-        distributed.destroy_process_group()
+        leave()
 
 
 def _amp(name: str, device: torch.device) -> torch.dtype | None:

@@ -12,6 +12,8 @@ from torch import distributed
 from ptools.errors import UsageError
 from ptools.slurm import from_slurm
 
+_left: list[object] = []  # groups
+
 
 @dataclass(frozen=True)
 class World:
@@ -66,6 +68,14 @@ def join(world: World) -> bool:
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, rank=world.rank, world_size=world.size)
     return True
+
+
+def leave() -> None:
+    """Leave the group that `join` has made, once all is done."""
+    # Its object stays: freed together with a DDP model, it would wait for a thread of gloo, and
+    # that thread for the interpreter's lock, which who frees the model holds.
+    _left.append(distributed.group.WORLD)
+    distributed.destroy_process_group()
 
 
 def _translated(environ: Mapping[str, str]) -> dict[str, str]:

@@ -52,6 +52,15 @@ def test_what_a_variant_changes_changes_the_losses(losses: Any) -> None:
     assert len({tuple(ours) for _, ours in losses.values()}) == len(VARIANTS)
 
 
+def test_a_session_ends_before_the_model_that_it_wrapped() -> None:
+    """Every third pair of processes used to hang when it let go of its model."""
+    code = f"import sys; sys.path.insert(0, {str(JOBS.parent)!r}); import jobs\n"
+    code += (
+        "jobs.torch.set_num_threads(1)\nfor _ in range(10): jobs.forked(jobs.by_ptools, 'no', 1, 2)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_evaluation_sees_every_sample_exactly_once(size: int) -> None:
     dataset = TensorDataset(torch.arange(20))
