@@ -53,8 +53,11 @@ def pack_lmdb(
         str, typer.Option(metavar="SIZE", help="The most bytes of one file; 0 for no limit.")
     ] = "8GiB",
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Processes, each packs a shard.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Processes; by default as many as it is worth, one a core."
+        ),
+    ] = None,
     part: Annotated[
         str | None,
         typer.Option(

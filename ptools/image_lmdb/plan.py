@@ -1,7 +1,9 @@
 """What is to be packed, decided once: every file with its label and size, and its shard.
 
 A plan is a file, so that memory does not grow with the images and other processes and machines
-can pack parts of it: the rows in order, then a JSON trailer, then the trailer's length.
+can pack parts of it: blocks of files that are read and written together, then a JSON trailer, then
+the trailer's length. A block is its number of files and the length of their paths, then sizes,
+times and labels, each in one piece, and the paths with a NUL between them.
 """
 
 import hashlib
@@ -22,7 +24,9 @@ from ptools.image_lmdb.store import shard_name
 
 OnError = Literal["skip", "fail", "keep"]
 
-_ROW = struct.Struct("<QqIH")  # size, mtime_ns, label, length of the path
+_BLOCK = struct.Struct("<II")  # files, length of the paths
+_FIXED_BYTES = 8 + 8 + 4  # of a file in a block: size, mtime_ns, label
+_BLOCK_FILES, _BLOCK_BYTES = 256, 512 << 10  # the most of a block; a larger file is one alone
 _END = struct.Struct("<Q")
 _MOST_IMAGES = 1 << 18  # in a shard: bounds the memory that its metadata takes
 
@@ -61,11 +65,12 @@ class Options:
 class Part:
     """The images of one shard: a piece of the plan."""
 
-    start: int  # of its first row in the plan file
+    start: int  # of its first block in the plan file
+    blocks: int
     images: int
     bytes: int  # of the files
     file_bytes: int  # that the shard takes at most
-    digest: str  # of its rows, the classes and the options: same digest, same shard
+    digest: str  # of its blocks, the classes and the options: same digest, same shard
 
 
 @dataclass(frozen=True)
@@ -96,15 +101,21 @@ class Plan:
         """What the file of part `index` is called."""
         return shard_name(index, len(self.parts))
 
-    def entries(self, index: int) -> Iterator[Entry]:
-        """The files of one shard, read from the plan as they are needed."""
+    def blocks(self, index: int, first: int = 0, step: int = 1) -> Iterator[list[Entry]]:
+        """Every `step`-th block of a shard from the `first`, read as they are needed."""
         part = self.parts[index]
         with self.file.open("rb") as file:
             file.seek(part.start)
-            for _ in range(part.images):
-                size, mtime_ns, label, length = _ROW.unpack(file.read(_ROW.size))
-                path = file.read(length).decode("utf-8", "surrogateescape")
-                yield Entry(path, label, size, mtime_ns)
+            for number in range(part.blocks):
+                count, length = _BLOCK.unpack(file.read(_BLOCK.size))
+                if number % step != first:
+                    file.seek(_FIXED_BYTES * count + length, os.SEEK_CUR)
+                    continue
+                sizes = struct.unpack(f"<{count}Q", file.read(8 * count))
+                times = struct.unpack(f"<{count}q", file.read(8 * count))
+                labels = struct.unpack(f"<{count}I", file.read(4 * count))
+                paths = file.read(length).decode("utf-8", "surrogateescape").split("\0")
+                yield list(map(Entry, paths, labels, sizes, times))
 
     @classmethod
     def load(cls, file: Path) -> Self:
@@ -155,14 +166,11 @@ def write_plan(
     """Write the plan of `entries` to `file`, cut into shards of at most `shard_size` bytes.
 
     `unreadable` may grow while the entries are taken.
-
-    Raises:
-        PtoolsError: a path is longer than can be recorded.
     """
     classes = tuple(classes)
     salt = json.dumps([classes, asdict(options)]).encode()
     with file.open("wb") as stream:
-        parts = tuple(_write_rows(stream, classes, entries, salt, shard_size))
+        parts = tuple(_write_parts(stream, classes, entries, salt, shard_size))
         trailer = {
             "source": str(source.absolute()),
             "classes": classes,
@@ -176,40 +184,65 @@ def write_plan(
     return Plan(file, source, classes, options, shard_size, parts, tuple(unreadable))
 
 
-def _write_rows(
+def _write_parts(
     stream: BinaryIO, classes: tuple[str, ...], entries: Iterable[Entry], salt: bytes, limit: int
 ) -> Iterator[Part]:
-    current = _OpenPart(0, classes, salt)
+    current = _OpenPart(stream, classes, salt)
     for entry in entries:
-        path = entry.path.encode("utf-8", "surrogateescape")
-        if len(path) > 0xFFFF:
-            raise PtoolsError(f"a path of {len(path):,} bytes is too long: {entry.path[:60]}...")
-        row = _ROW.pack(entry.size, entry.mtime_ns, entry.label, len(path)) + path
-        if current.images and current.is_full(limit, entry.size):
+        if current.is_full(limit, entry.size):
             yield current.closed()
-            current = _OpenPart(stream.tell(), classes, salt)
-        current.add(row, entry.size, len(path))
-        stream.write(row)
+            current = _OpenPart(stream, classes, salt)
+        current.add(entry)
     yield current.closed()
 
 
 class _OpenPart:
-    """A part that rows are added to."""
+    """A part that files are added to."""
 
-    def __init__(self, start: int, classes: tuple[str, ...], salt: bytes) -> None:
-        self.start, self.images, self.bytes = start, 0, 0
+    def __init__(self, stream: BinaryIO, classes: tuple[str, ...], salt: bytes) -> None:
+        self._stream, self._start = stream, stream.tell()
+        self._blocks = self._images = self._bytes = 0
         self._size = SizeCount(sum(map(len, classes)) + 3 * len(classes))
         self._digest = hashlib.sha256(salt)
+        self._block: list[Entry] = []
+        self._block_bytes = 0
 
     def is_full(self, limit: int, size: int) -> bool:
-        return self.images == _MOST_IMAGES or self._size.bytes + size > limit > 0
+        if self._size.bytes + size > limit > 0:
+            return self._images > 0 or bool(self._block)
+        return self._images + len(self._block) == _MOST_IMAGES
 
-    def add(self, row: bytes, size: int, path_length: int) -> None:
-        self.images += 1
-        self.bytes += size
-        self._size.add(size, path_length)
-        self._digest.update(row)
+    def add(self, entry: Entry) -> None:
+        path, _, size, _ = entry
+        if len(self._block) == _BLOCK_FILES or self._block_bytes + size > _BLOCK_BYTES:
+            self._write_block()
+        self._block.append(entry)
+        self._block_bytes += size
+        length = len(path) if path.isascii() else len(path.encode("utf-8", "surrogateescape"))
+        self._size.add(size, length)
 
     def closed(self) -> Part:
+        self._write_block()
         digest = self._digest.hexdigest()[:32]
-        return Part(self.start, self.images, self.bytes, self._size.bytes, digest)
+        size = self._size.bytes
+        return Part(self._start, self._blocks, self._images, self._bytes, size, digest)
+
+    def _write_block(self) -> None:
+        if not self._block:
+            return
+        paths, labels, sizes, times = zip(*self._block, strict=True)
+        names = "\0".join(paths).encode("utf-8", "surrogateescape")
+        count = len(paths)
+        data = b"".join(
+            (
+                _BLOCK.pack(count, len(names)),
+                struct.pack(f"<{count}Q{count}q{count}I", *sizes, *times, *labels),
+                names,
+            )
+        )
+        self._digest.update(data)
+        self._stream.write(data)
+        self._blocks += 1
+        self._images += count
+        self._bytes += self._block_bytes
+        self._block, self._block_bytes = [], 0

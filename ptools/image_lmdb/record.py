@@ -94,7 +94,9 @@ def unpack_row(data: bytes | bytearray | memoryview) -> Row | None:
     return Row._make(_ROW.unpack_from(data))
 
 
-def pack_record(header: dict[str, Any], rows: bytes | bytearray, paths: bytes | bytearray) -> bytes:
+def pack_record(
+    header: dict[str, Any], rows: bytes | bytearray, paths: bytes | bytearray
+) -> bytearray:
     """The whole record; its stamp is zero until `pack_stamp` says for which file it holds."""
     text = json.dumps({"format": FORMAT, "version": VERSION, **header, "row": _FIELDS}).encode()
     text += b" " * (-len(text) % 8)
@@ -102,7 +104,7 @@ def pack_record(header: dict[str, Any], rows: bytes | bytearray, paths: bytes | 
     prefix = _PREFIX.pack(
         MAGIC, VERSION, zlib.crc32(text), len(text), images, len(paths), *Stamp(0, 0, 0)
     )
-    return b"".join((prefix, text, rows, paths))
+    return bytearray().join((prefix, text, rows, paths))
 
 
 def pack_stamp(stamp: Stamp) -> bytes:

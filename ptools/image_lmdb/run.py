@@ -10,9 +10,9 @@ from typing import Literal
 
 from ptools.errors import PtoolsError, UsageError
 from ptools.files import free_space, human_bytes
-from ptools.image_lmdb import workers
 from ptools.image_lmdb.metadata import Metadata, ShardEntry, write_metadata, write_skipped
-from ptools.image_lmdb.packing import finished
+from ptools.image_lmdb.on_ray import pack_on_ray
+from ptools.image_lmdb.packing import finished, pack_shard
 from ptools.image_lmdb.plan import Options, Plan
 from ptools.image_lmdb.planning import make_plan
 from ptools.image_lmdb.progress import Listener, Meter
@@ -31,14 +31,14 @@ class Run:
     store: Store
     options: Options
     shard_size: int
-    jobs: int
+    jobs: int | None
     part: str | None
     engine: Engine
     force: bool
     progress: Listener | None
 
     def __post_init__(self) -> None:
-        if self.jobs < 1:
+        if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"{self.jobs} processes cannot pack", hint="give --jobs 1 or more")
         if self.shard_size < 0:
             raise UsageError(
@@ -131,7 +131,7 @@ class Run:
 
     def _check_space(self, plan: Plan, missing: Sequence[int]) -> None:
         sizes = sorted((plan.parts[index].file_bytes for index in missing), reverse=True)
-        at_once = sizes[: self.jobs] if "://" in self.store.output else sizes
+        at_once = sizes[:1] if "://" in self.store.output else sizes
         free = free_space(self.store.workspace)
         if sum(at_once) > free:
             raise PtoolsError(
@@ -147,10 +147,8 @@ class Run:
         images, nbytes = sum(part.images for part in parts), sum(part.bytes for part in parts)
         meter = Meter(self.progress, "packing", images, nbytes)
         if self.engine == "ray":
-            return workers.pack_on_ray(plan, self.store, indexes, meter.add)
-        if self.jobs > 1 and len(indexes) > 1:
-            return workers.pack_in_processes(plan, self.store, indexes, self.jobs, meter.add)
-        return workers.pack_here(plan, self.store, indexes, meter.add)
+            return pack_on_ray(plan, self.store, indexes, meter.add)
+        return [pack_shard(plan, index, self.store, meter.add, self.jobs) for index in indexes]
 
     def _is_whole(self, plan: Plan) -> bool:
         """Whether all shards are there; asked while others that finish cannot commit."""

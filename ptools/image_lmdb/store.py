@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ptools.errors import PtoolsError, UsageError
+from ptools.files import free_space, human_bytes
 
 META = "meta.json"
 SKIPPED = "skipped.jsonl"
@@ -165,7 +166,8 @@ def writing(store: Store) -> Iterator[None]:
         yield
     except OSError as error:
         raise PtoolsError(
-            f"cannot write {store.workspace}: {error.strerror or error}",
+            f"cannot write {store.workspace}: {error.strerror or error}; "
+            f"{human_bytes(free_space(store.workspace))} are free",
             hint="free some space there and run the same command again: finished shards are kept",
         ) from error
 

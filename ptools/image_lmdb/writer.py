@@ -1,153 +1,204 @@
-"""Write one shard: values in order through liblmdb, then the metadata record."""
+"""Write one shard: batches of images in order, then the metadata record and the tree above."""
 
-import ctypes
 import os
+import struct
 import zlib
-from array import array
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import NamedTuple, Self
 
-import lmdb
-
+from ptools.image_lmdb.batch import Batch
+from ptools.image_lmdb.btree import (
+    FIRST_PAGE,
+    TRANSACTION,
+    Child,
+    Leaf,
+    branches,
+    meta_pages,
+    node,
+    overflow_header,
+    reference,
+)
 from ptools.image_lmdb.errors import DamagedDatabase
-from ptools.image_lmdb.pages import open_tree, values
+from ptools.image_lmdb.pages import HEADER
 from ptools.image_lmdb.record import (
     KEY,
-    PREFIX_BYTES,
     ROW_BYTES,
     STAMP_AT,
     Stamp,
     pack_record,
     pack_row,
     pack_stamp,
-    unpack_prefix,
+    unpack_row,
 )
-from ptools.image_lmdb.sizes import PAGE_BYTES
+from ptools.image_lmdb.sizes import KEY_BYTES, NODE_BYTES, PAGE_BYTES, pages_for
 
-_TRANSACTION = 128 << 10  # bytes: larger writes cost the system more, and leave the cache
-_REOPEN = 32 << 20  # bytes: after these, the pages that the map has touched are let go
-_KEPT = 16 << 20  # bytes of freed memory
 _READ_BACK = 100  # one image in so many, and the last
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_PIECE = 64 << 10  # bytes: for larger writes the system looks for larger pieces of free memory
+_STATE = struct.Struct("<8Q")
 
 
-class ShardWriter:
-    """Images are added in order; `finish` makes the file complete and puts it on the disk.
+@dataclass
+class End:
+    """How far a shard has grown: all that must be known to place the next images."""
+
+    page: int = FIRST_PAGE  # the next that is free
+    leaves: int = 0
+    images: int = 0
+    image_bytes: int = 0
+    paths_length: int = 0
+    files: int = 0  # of the source, that are done
+    file_bytes: int = 0
+    leaf: Leaf | None = None
+
+    def pack(self) -> bytes:
+        """As bytes, for another process."""
+        state = _STATE.pack(
+            self.page,
+            self.leaves,
+            self.images,
+            self.image_bytes,
+            self.paths_length,
+            self.files,
+            self.file_bytes,
+            self.leaf.number if self.leaf else 0,
+        )
+        return state + (self.leaf.page() if self.leaf else b"")
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        *numbers, leaf = _STATE.unpack_from(data)
+        end = cls(*numbers)
+        end.leaf = Leaf(leaf, data[_STATE.size :]) if leaf else None
+        return end
+
+
+class Place(NamedTuple):
+    """Where a batch lies in the file."""
+
+    start: int  # of its pages, in bytes
+    offsets: list[int]  # of the images
+    paths_at: int
+    full: list[Leaf]  # leaves that are complete now
+    opened: list[Child]  # leaves that begin with an image of this batch
+
+
+def place(batch: Batch, end: End) -> Place:
+    """Give a batch its place, and move the end behind it."""
+    first = end.page
+    found = Place(first * PAGE_BYTES, [], end.paths_length, [], [])
+    end.page += len(batch.pages) // PAGE_BYTES
+    for value in batch.values:
+        key = end.images.to_bytes(KEY_BYTES, "big")
+        if value.at < 0:
+            at = _insert(end, key, node(key, value.small), found) + NODE_BYTES + KEY_BYTES
+        else:
+            _insert(end, key, reference(key, value.length, first + value.at // PAGE_BYTES), found)
+            at = found.start + value.at + HEADER
+        found.offsets.append(at)
+        end.images += 1
+        end.image_bytes += value.length
+        end.paths_length += len(value.path)
+    end.files += batch.tally.files
+    end.file_bytes += batch.tally.file_bytes
+    return found
+
+
+def _insert(end: End, key: bytes, one: bytes, found: Place) -> int:
+    """Put a node into the last leaf, or a new one; returns where it lies in the file."""
+    at = end.leaf.add(one) if end.leaf else None
+    if at is None:
+        if end.leaf:
+            found.full.append(end.leaf)
+        end.leaf = Leaf(end.page)
+        found.opened.append(Child(key, end.page))
+        end.page += 1
+        end.leaves += 1
+        at = end.leaf.add(one)
+        assert at is not None
+    return at
+
+
+@dataclass
+class Rows:
+    """What the metadata record and the tree hold of some images."""
+
+    rows: bytearray = field(default_factory=bytearray)
+    paths: bytearray = field(default_factory=bytearray)
+    leaves: list[Child] = field(default_factory=list)
+
+    def add(self, more: "Rows") -> None:
+        """Append those of the next images."""
+        self.rows += more.rows
+        self.paths += more.paths
+        self.leaves += more.leaves
+
+
+def write_batch(descriptor: int, batch: Batch, at: Place) -> Rows:
+    """Write a batch to its place, and the leaves that are full."""
+    pages, first = batch.pages, at.start // PAGE_BYTES
+    rows, paths_at = Rows(leaves=at.opened), at.paths_at
+    for value, offset in zip(batch.values, at.offsets, strict=True):
+        if value.at >= 0:
+            header = overflow_header(first + value.at // PAGE_BYTES, value.length)
+            pages[value.at : value.at + HEADER] = header
+        length = len(value.path)
+        rows.rows += pack_row(offset, value.length, value.label, value.crc32, paths_at, length)
+        rows.paths += value.path
+        paths_at += length
+    write_at(descriptor, pages, at.start)
+    for leaf in at.full:
+        write_at(descriptor, leaf.page(), leaf.number * PAGE_BYTES)
+    return rows
+
+
+def write_at(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of it; the system may take a part at a time."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view[:_PIECE], offset)
+        view, offset = view[count:], offset + count
+
+
+def finish(file: Path, descriptor: int, end: End, rows: Rows, classes: Sequence[str]) -> int:
+    """Write the metadata record and what leads to the values; returns the file's size in bytes.
 
     Raises:
-        lmdb.MapFullError: the file would become larger than `file_bytes`.
-        lmdb.Error: the disk is full or failed.
+        DamagedDatabase: an image is not in the file as it was read.
     """
-
-    def __init__(self, path: Path, file_bytes: int) -> None:
-        _keep_freed_memory()
-        path.unlink(missing_ok=True)
-        self.path = path
-        self.images = 0
-        self.bytes = 0
-        self._map_size = -(-file_bytes // PAGE_BYTES) * PAGE_BYTES
-        self._lengths, self._labels, self._crc32s = array("I"), array("I"), array("I")
-        self._path_lengths, self._paths = array("H"), bytearray()
-        self._pending = self._since_open = 0
-        self._open()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._transaction.abort()
-        self._environment.close()
-
-    def add(self, data: bytes, path: str, label: int) -> None:
-        """Add an image under the next key."""
-        self._put(self.images.to_bytes(8, "big"), data)
-        name = path.encode("utf-8", "surrogateescape")  # os.fsencode takes three times as long
-        self._lengths.append(len(data))
-        self._labels.append(label)
-        self._crc32s.append(zlib.crc32(data))
-        self._path_lengths.append(len(name))
-        self._paths += name
-        self.images += 1
-        self.bytes += len(data)
-
-    def finish(self, classes: Sequence[str]) -> int:
-        """Write the metadata record, check the file, sync it; returns its size in bytes."""
-        header = {
-            "classes": classes,
-            "images": self.images,
-            "bytes": self.bytes,
-            "paths_crc32": zlib.crc32(self._paths),
-        }
-        self._put(KEY, pack_record(header, bytes(ROW_BYTES * self.images), self._paths))
-        self._transaction.commit()
-        self._environment.close()
-        with self.path.open("r+b", buffering=0) as file:
-            self._write_rows(file.fileno())
-            os.fsync(file.fileno())
-            return os.fstat(file.fileno()).st_size
-
-    def _open(self) -> None:
-        # No sync: the file has no name that counts before `finish` has synced it as a whole.
-        self._environment: Any = lmdb.open(
-            str(self.path), subdir=False, map_size=self._map_size, sync=False, lock=False, max_dbs=0
-        )
-        self._transaction: Any = self._environment.begin(write=True)
-
-    def _put(self, key: bytes, data: bytes) -> None:
-        # liblmdb refuses to append a key out of order by its result alone.
-        if not self._transaction.put(key, data, append=True):
-            raise AssertionError(f"key {key!r} is out of order")
-        self._pending += len(data)
-        if self._pending > _TRANSACTION:
-            self._commit()
-
-    def _commit(self) -> None:
-        self._transaction.commit()
-        self._since_open += self._pending
-        self._pending = 0
-        if self._since_open > _REOPEN:
-            self._since_open = 0
-            self._environment.close()
-            self._open()
-        else:
-            self._transaction = self._environment.begin(write=True)
-
-    def _write_rows(self, descriptor: int) -> None:
-        """Fill in the rows of the record, now that no value moves any more."""
-        name = str(self.path)
-        tree = open_tree(descriptor, name)
-        offsets = array("Q", (value.offset for value in values(tree)))
-        record = offsets.pop()
-        layout = unpack_prefix(os.pread(descriptor, PREFIX_BYTES, record), name)
-        os.pwrite(descriptor, self._rows(offsets), record + layout.rows_at)
-        stamp = Stamp(tree.last_page, tree.root, tree.transaction)
-        os.pwrite(descriptor, pack_stamp(stamp), record + STAMP_AT)
-        for index in {*range(0, self.images, _READ_BACK), self.images - 1} - {-1}:
-            self._read_back(descriptor, index, offsets[index])
-
-    def _rows(self, offsets: "array[int]") -> bytearray:
-        rows, path_at = bytearray(), 0
-        columns = offsets, self._lengths, self._labels, self._crc32s, self._path_lengths
-        for offset, length, label, crc32, path_length in zip(*columns, strict=True):
-            rows += pack_row(offset, length, label, crc32, path_at, path_length)
-            path_at += path_length
-        return rows
-
-    def _read_back(self, descriptor: int, index: int, offset: int) -> None:
-        if zlib.crc32(os.pread(descriptor, self._lengths[index], offset)) != self._crc32s[index]:
-            raise DamagedDatabase(
-                f"{self.path} does not hold what was written to it", "check the disk and its memory"
-            )
+    header = {
+        "classes": classes,
+        "images": end.images,
+        "bytes": end.image_bytes,
+        "paths_crc32": zlib.crc32(rows.paths),
+    }
+    record = pack_record(header, rows.rows, rows.paths)
+    at = Place(end.page * PAGE_BYTES, [], 0, [], [])
+    end.page += pages_for(len(record))
+    _insert(end, KEY, reference(KEY, len(record), at.start // PAGE_BYTES), at)
+    above = branches([*rows.leaves, *at.opened], end.page)
+    end.page += above.pages
+    stamp = pack_stamp(Stamp(end.page - 1, above.root, TRANSACTION))
+    record[STAMP_AT : STAMP_AT + len(stamp)] = stamp
+    own_pages = end.page - FIRST_PAGE - end.leaves - above.pages
+    write_at(descriptor, overflow_header(at.start // PAGE_BYTES, len(record)), at.start)
+    write_at(descriptor, record, at.start + HEADER)
+    assert end.leaf is not None
+    for leaf in (*at.full, end.leaf):
+        write_at(descriptor, leaf.page(), leaf.number * PAGE_BYTES)
+    write_at(descriptor, above.data, (end.page - above.pages) * PAGE_BYTES)
+    write_at(descriptor, meta_pages(end.leaves, own_pages, above, end.images + 1), 0)
+    os.ftruncate(descriptor, end.page * PAGE_BYTES)  # the last page may be the record's
+    _read_back(file, descriptor, rows.rows)
+    return end.page * PAGE_BYTES
 
 
-def _keep_freed_memory() -> None:
-    """Have glibc keep what a transaction frees for the next one: half of the time was page faults.
-
-    Elsewhere than on glibc there is no such call, and nothing happens.
-    """
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_TRIM_THRESHOLD, _KEPT)
-        library.mallopt(_M_MMAP_THRESHOLD, _KEPT)
+def _read_back(file: Path, descriptor: int, rows: bytearray) -> None:
+    images = len(rows) // ROW_BYTES
+    for index in {*range(0, images, _READ_BACK), images - 1} - {-1}:
+        row = unpack_row(rows[index * ROW_BYTES : (index + 1) * ROW_BYTES])
+        assert row is not None
+        if zlib.crc32(os.pread(descriptor, row.length, row.offset)) != row.crc32:
+            message = f"{file} does not hold what was written to it"
+            raise DamagedDatabase(message, "check the disk and its memory")

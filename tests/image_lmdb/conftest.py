@@ -13,11 +13,14 @@ import lmdb
 import pytest
 from PIL import Image
 
+from ptools.image_lmdb import plan
 from ptools.image_lmdb.engine import pack_lmdb
 from ptools.image_lmdb.plan import Options, Plan
 from ptools.image_lmdb.planning import make_plan
 from ptools.image_lmdb.progress import Meter
 from ptools.image_lmdb.store import Store, open_store
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 Contents = dict[str, bytes]
 
@@ -86,10 +89,17 @@ def planned(folder: Path) -> Callable[..., tuple[Plan, Store]]:
         store.workspace.mkdir()
         file = store.workspace / "plan"
         meter = Meter(None, "listing")
-        plan, _ = make_plan(source, None, Options(**options), shard_size, file, meter)
-        return plan, store
+        made, _ = make_plan(source, None, Options(**options), shard_size, file, meter)
+        return made, store
 
     return make
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Blocks of four files, so that there is work for several processes; the code for another."""
+    monkeypatch.setattr(plan, "_BLOCK_FILES", 4)
+    return "from ptools.image_lmdb import plan; plan._BLOCK_FILES = 4\n"
 
 
 @pytest.fixture

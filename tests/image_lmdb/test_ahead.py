@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ptools.image_lmdb import ahead
-from ptools.image_lmdb.ahead import read_files
+from ptools.image_lmdb.ahead import Block, read_ahead
 from ptools.image_lmdb.scan import Entry, Notes, entry_of
 
 FILES = 300
@@ -39,9 +39,15 @@ def asked_and_read(
         return call
 
     numbers = {(folder / entry.path).stat().st_ino: at for at, entry in enumerate(entries)}
-    for name in ("posix_fadvise", "read"):
-        monkeypatch.setattr(os, name, noted(name))
-    assert [loaded.problem for loaded in read_files(folder, entries)] == [None] * FILES
+    monkeypatch.setattr(os, "posix_fadvise", noted("posix_fadvise"))
+
+    def read(block: Block) -> None:
+        steps.extend(("read", numbers[(folder / entry.path).stat().st_ino]) for entry in block)
+
+    blocks = [entries[at : at + 3] for at in range(0, FILES, 3)]
+    descriptor = os.open(folder, os.O_RDONLY)
+    assert list(read_ahead(descriptor, blocks, read)) == blocks
+    os.close(descriptor)
     return steps
 
 
@@ -61,7 +67,7 @@ def test_files_in_the_page_cache_are_not_asked_for(
 ) -> None:
     monkeypatch.setattr(ahead, "_waits", lambda: 7)
     steps = asked_and_read(folder, entries, monkeypatch)
-    assert [name for name, _ in steps].count("posix_fadvise") == 64  # until it is known
+    assert [name for name, _ in steps].count("posix_fadvise") == 66  # until it is known
 
 
 def test_a_disk_that_becomes_slow_is_noticed(
@@ -71,12 +77,3 @@ def test_a_disk_that_becomes_slow_is_noticed(
     monkeypatch.setattr(ahead, "_waits", waits.__next__)
     steps = asked_and_read(folder, entries, monkeypatch)
     assert {number for name, number in steps if name == "posix_fadvise"} >= set(range(192, FILES))
-
-
-def test_a_file_that_comes_in_pieces_is_read_whole(
-    folder: Path, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = os.read
-    monkeypatch.setattr(os, "read", lambda descriptor, length: read(descriptor, min(length, 999)))
-    for loaded in read_files(folder, entries):
-        assert loaded.data == (folder / loaded.entry.path).read_bytes()

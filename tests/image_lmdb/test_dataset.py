@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shards import write_shard
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -32,7 +33,6 @@ from ptools.image_lmdb.dataset import LMDBImageFolder
 from ptools.image_lmdb.engine import pack_lmdb
 from ptools.image_lmdb.errors import DamagedDatabase, NotADatabase
 from ptools.image_lmdb.shard import Shard
-from ptools.image_lmdb.writer import ShardWriter
 
 PER_CLASS = 12
 CLASSES = ("Zebra", "cat", "dog")
@@ -64,7 +64,7 @@ def packed(imgs: Path) -> Path:
 def shards(imgs: Path) -> Path:
     """The same in several files."""
     output = imgs.with_name("many.lmdb")
-    assert pack_lmdb(imgs, output, shard_size=300 << 10).shards > 1
+    assert pack_lmdb(imgs, output, shard_size=60 << 10).shards > 1
     return output
 
 
@@ -90,11 +90,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
 
     def write(images: int) -> Path:
         path = tmp_path_factory.mktemp("large") / "data.mdb"
-        with ShardWriter(path, 64 << 20) as writer:
-            for number in range(images):
-                writer.add(b"x", f"class/{number:08d}.png", 0)
-            writer.finish(["class"])
-        return path
+        found = ((b"x", f"class/{number:08d}.png", 0) for number in range(images))
+        return write_shard(path, found, ["class"])
 
     return write
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shards import write_shard
 
 from ptools.errors import PtoolsError, UsageError
 from ptools.image_lmdb import export as module
 from ptools.image_lmdb.engine import pack_lmdb
 from ptools.image_lmdb.export import export_wds
-from ptools.image_lmdb.writer import ShardWriter
 
 
 @pytest.fixture
@@ -86,9 +86,7 @@ def test_the_same_set_gives_the_same_bytes(packed: Path) -> None:
     "path", ["cat/evil.pickle", "cat/evil.PYD", "cat/x.cls", "cat/x.json", "cat/x", "cat/x.j\npg"]
 )
 def test_a_path_does_not_choose_how_it_is_decoded(path: str, folder: Path) -> None:
-    with ShardWriter(folder / "crafted.mdb", 1 << 20) as writer:
-        writer.add(b"cos\nsystem\n", path, 0)
-        writer.finish(["cat"])
+    write_shard(folder / "crafted.mdb", [(b"cos\nsystem\n", path, 0)], ["cat"])
     export_wds("crafted.mdb", "wds")
     assert list(members("wds")) == ["00000000.bin", "00000000.cls", "00000000.json"]
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from PIL import Image
+from shards import write_shard
 
 from ptools.errors import PtoolsError
 from ptools.image_lmdb.database import open_images
 from ptools.image_lmdb.datum import image_in, read_datum
 from ptools.image_lmdb.errors import DamagedDatabase, NotADatabase
 from ptools.image_lmdb.foreign import ForeignImages, open_foreign
-from ptools.image_lmdb.writer import ShardWriter
 
 Records = Mapping[bytes, bytes]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -237,11 +237,7 @@ def test_serialised_arrow_objects_count_as_pickles(folder: Path) -> None:
 
 
 def ours(path: Path, count: int) -> Path:
-    with ShardWriter(path, 8 << 20) as writer:
-        for i in range(count):
-            writer.add(picture(i), f"a/{i}.png", 0)
-        writer.finish(["a"])
-    return path
+    return write_shard(path, ((picture(i), f"a/{i}.png", 0) for i in range(count)), ["a"])
 
 
 def test_a_set_of_ours_is_not_taken_for_a_foreign_one(folder: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_set_is_described(
 
 
 def test_the_shards_of_a_set_are_described_alone_and_together(images: Callable[..., Path]) -> None:
-    pack_lmdb(images(each=20, size=200), "set.lmdb", shard_size=300 << 10)
+    pack_lmdb(images(each=20, size=200), "set.lmdb", shard_size=150 << 10)
     whole = describe("set.lmdb")
     assert len(whole.shards) > 1
     alone = [describe(f"set.lmdb/{shard.file}") for shard in whole.shards]

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import permutations
@@ -11,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lmdb.verify import verify
 
 from ptools.errors import PtoolsError, UsageError
+from ptools.image_lmdb import packing
 from ptools.image_lmdb.engine import pack_lmdb
+from ptools.image_lmdb.plan import Options, Part
 
 Images = Callable[..., Path]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -183,40 +188,87 @@ def test_parts_replace_a_set_if_asked(
 # Several processes
 
 
-def test_jobs_do_not_change_a_byte(images: Images, contents: Contents, expected: Expected) -> None:
-    source = images(each=3)
-    (source / "class 0/bad.jpg").write_bytes(b"bad")
-    report = pack_lmdb(source, OUT, shard_size=1, jobs=2)
-    assert (report.images, report.shards, len(report.skipped)) == (9, 10, 1)
-    assert contents(OUT) == expected(source, shard_size=1)
+@pytest.mark.parametrize("jobs", [2, 3, 7, 50])
+def test_jobs_do_not_change_a_byte(
+    jobs: int, images: Images, contents: Contents, expected: Expected, small_blocks: str
+) -> None:
+    source = images(each=14)
+    for number in range(0, 42, 5):  # of every kind: in a leaf, on pages of its own, left out
+        file = source / f"class {number // 14}/{number:05d}.jpg"
+        file.write_bytes(b"bad" if number % 2 else file.read_bytes() + bytes(9000) + b"\xff\xd9")
+    report = pack_lmdb(source, OUT, jobs=jobs)
+    assert (report.images, report.shards, len(report.skipped)) == (38, 1, 4)
+    assert contents(OUT) == expected(source, jobs=1)
+    assert not verify(str(OUT / "data.mdb"))
 
 
-def test_progress_of_processes_is_that_of_the_whole(images: Images) -> None:
-    source, seen = images(each=2), []
+@pytest.mark.parametrize(
+    ("images", "nbytes", "check", "cores", "members"),
+    [
+        (8_000, 750 << 20, "header", 8, 1),
+        (50_000, 130 << 20, "header", 8, 3),
+        (50_000, 130 << 20, "header", 2, 2),
+        (90_000, 8 << 30, "header", 16, 9),
+        (8_000, 750 << 20, "decode", 8, 8),
+        (100, 10 << 20, "decode", 8, 1),
+    ],
+)
+def test_as_many_processes_as_are_worth_it(
+    images: int,
+    nbytes: int,
+    check: Any,
+    cores: int,
+    members: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packing, "usable_cores", lambda: cores)
+    part = Part(0, 1000, images, nbytes, 2 * nbytes, "")
+    assert packing._worth(part, Options(check)) == members
+
+
+def test_progress_of_processes_is_that_of_the_whole(images: Images, small_blocks: str) -> None:
+    source, seen = images(each=7), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ptools.image_lmdb.progress._EVERY", 0.0)
-        pack_lmdb(source, OUT, shard_size=1, jobs=2, progress=seen.append)
+        pack_lmdb(source, OUT, jobs=2, progress=seen.append)
     packing = [one for one in seen if one.phase == "packing"]
-    assert packing[-1].images == packing[-1].total_images == 6
+    assert packing[-1].images == packing[-1].total_images == 21
+    assert packing[-1].bytes == packing[-1].total_bytes
 
 
-def test_an_error_in_a_process_is_the_same_error(images: Images) -> None:
-    source = images()
-    (source / "class 1/00005.jpg").write_bytes(b"bad")
+@pytest.mark.parametrize("bad", range(0, 21, 3))
+def test_an_error_in_a_process_is_the_same_error(
+    bad: int, images: Images, small_blocks: str
+) -> None:
+    source = images(each=7)
+    for number in (bad, 20):
+        (source / f"class {number // 7}/{number:05d}.jpg").write_bytes(b"bad")
     caught = []
-    for jobs in (1, 2):
+    for jobs in (1, 3):
         with pytest.raises(PtoolsError) as error:
-            pack_lmdb(source, OUT, shard_size=1, jobs=jobs, on_error="fail")
+            pack_lmdb(source, OUT, jobs=jobs, on_error="fail")
         caught.append((error.value.message, error.value.hint, error.value.exit_code))
     assert caught[0] == caught[1]
-    assert str(source / "class 1/00005.jpg") in caught[0][0]
+    assert f"{bad:05d}.jpg" in caught[0][0]
+    assert not list(WORK.glob(".*"))
 
 
-def test_what_lies_in_the_current_folder_is_not_run(images: Images) -> None:
-    source = images(each=1)
+def test_a_process_that_is_killed_is_told(images: Images, small_blocks: str) -> None:
+    source = images(each=7)
+    (source / "class 1/00010.jpg").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", shutil.which("false"))
+        with pytest.raises(PtoolsError, match="ended with code 1") as error:
+            pack_lmdb(source, OUT, jobs=2)
+    assert "same command again" in str(error.value.hint)
+    assert pack_lmdb(source, OUT, jobs=2).images == 20
+
+
+def test_what_lies_in_the_current_folder_is_not_run(images: Images, small_blocks: str) -> None:
+    source = images(each=7)
     for name in ("json", "lmdb", "zlib", "ptools"):
         Path(f"{name}.py").write_text("raise SystemExit('run by mistake')")
-    assert pack_lmdb(source, OUT, shard_size=1, jobs=2).complete
+    assert pack_lmdb(source, OUT, jobs=2).complete
 
 
 def children(process: "subprocess.Popen[bytes]") -> list[int]:
@@ -232,8 +284,8 @@ def alive(number: int) -> bool:
 
 
 @pytest.fixture
-def heavy(folder: Path, picture: Callable[..., bytes]) -> Path:
-    """Two shards of images that take a second to decode."""
+def heavy(folder: Path, picture: Callable[..., bytes], small_blocks: str) -> Path:
+    """Images that take a second to decode."""
     data = picture(0, 1000)
     for number in range(160):
         path = folder / f"imgs/{number // 80}/{number:03d}.jpg"
@@ -243,28 +295,31 @@ def heavy(folder: Path, picture: Callable[..., bytes]) -> Path:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_processes_end_with_the_first(stop: signal.Signals, heavy: Path, packer: Packer) -> None:
-    half = sum(file.stat().st_size for file in heavy.rglob("*.jpg")) // 2 + 600_000
-    process = packer(heavy, OUT, shard_size=half, jobs=2, check="decode")
-    wait_for(lambda: len(list(WORK.glob(".data*"))) == 2)
-    packing = children(process)
-    assert len(packing) == 2
+def test_processes_end_with_the_first(
+    stop: signal.Signals, heavy: Path, packer: Packer, small_blocks: str
+) -> None:
+    process = packer(heavy, OUT, before=small_blocks, jobs=3, check="decode")
+    wait_for(lambda: any(file.stat().st_size for file in WORK.glob(".data*")))
+    others = children(process)
+    assert len(others) == 2
     began = time.monotonic()
     os.kill(process.pid, stop)
     _, error = process.communicate()
-    wait_for(lambda: not any(map(alive, packing)))
+    wait_for(lambda: not any(map(alive, others)))
     assert time.monotonic() - began < 0.7
     assert not list(WORK.glob("*.done"))
     assert error.decode().count("Traceback") == (stop == signal.SIGINT)
     if stop == signal.SIGINT:
         assert not list(WORK.glob(".*"))
-    assert pack_lmdb(heavy, OUT, shard_size=half, jobs=2).shards == 2
+    assert pack_lmdb(heavy, OUT, jobs=2).images == 160
 
 
-def test_the_others_end_where_one_process_fails(heavy: Path) -> None:
-    (heavy / "0/001.jpg").write_bytes(b"bad")
-    half = sum(file.stat().st_size for file in heavy.rglob("*.jpg")) // 2 + 600_000
-    with pytest.raises(PtoolsError, match=r"001\.jpg"):
-        pack_lmdb(heavy, OUT, jobs=2, shard_size=half, check="decode", on_error="fail")
+def test_the_first_ends_where_another_is_killed(
+    heavy: Path, packer: Packer, small_blocks: str
+) -> None:
+    process = packer(heavy, OUT, before=small_blocks, jobs=3, check="decode")
+    wait_for(lambda: any(file.stat().st_size for file in WORK.glob(".data*")))
+    os.kill(children(process)[0], signal.SIGKILL)
+    _, error = process.communicate()
+    assert "ended with code -9" in error.decode().splitlines()[-1]
     assert not list(WORK.glob(".*"))
-    assert not (WORK / "data-00000.mdb.done").exists()  # the other may have been through before

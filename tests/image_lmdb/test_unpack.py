@@ -11,6 +11,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from shards import write_shard
 
 from ptools.errors import PtoolsError, UsageError
 from ptools.image_lmdb import unpack as module
@@ -18,7 +19,6 @@ from ptools.image_lmdb.engine import pack_lmdb
 from ptools.image_lmdb.errors import DamagedDatabase
 from ptools.image_lmdb.newfolder import MARKER
 from ptools.image_lmdb.unpack import unpack
-from ptools.image_lmdb.writer import ShardWriter
 
 ODD_NAMES = [
     "new\nline.jpg",
@@ -47,12 +47,8 @@ def crafted(folder: Path) -> Callable[..., Path]:
     """One file of a set with any paths: what only a hostile hand writes."""
 
     def write(*paths: str, contents: tuple[bytes, ...] = ()) -> Path:
-        file = folder / "crafted.mdb"
-        with ShardWriter(file, 1 << 20) as writer:
-            for index, path in enumerate(paths):
-                writer.add(contents[index] if contents else b"image", path, 0)
-            writer.finish(["cat"])
-        return file
+        images = zip(contents or [b"image"] * len(paths), paths, [0] * len(paths), strict=True)
+        return write_shard(folder / "crafted.mdb", images, ["cat"])
 
     return write
 
@@ -83,7 +79,7 @@ def test_odd_names_survive(picture: Callable[..., bytes], folder: Path) -> None:
 
 def test_several_shards_come_back(images: Callable[..., Path], folder: Path) -> None:
     source = images(each=20, size=200)
-    assert pack_lmdb(source, "set.lmdb", shard_size=300 << 10).shards > 1
+    assert pack_lmdb(source, "set.lmdb", shard_size=150 << 10).shards > 1
     unpack("set.lmdb", "back")
     assert same(source, folder / "back")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from shards import write_shard
 
 from ptools.errors import PtoolsError
 from ptools.image_lmdb import verify_shard as module
@@ -18,7 +19,6 @@ from ptools.image_lmdb.engine import pack_lmdb
 from ptools.image_lmdb.record import MAGIC, PREFIX_BYTES, ROW_BYTES, STAMP_AT, Row, pack_row
 from ptools.image_lmdb.shard import Shard
 from ptools.image_lmdb.verify import VerifyReport, verify
-from ptools.image_lmdb.writer import ShardWriter
 
 Flip = Callable[[int], None]
 
@@ -35,7 +35,7 @@ def packed(images: Callable[..., Path], folder: Path, picture: Callable[..., byt
 
 @pytest.fixture
 def shards(images: Callable[..., Path], folder: Path) -> Path:
-    assert pack_lmdb(images(each=20, size=200), "many.lmdb", shard_size=200 << 10).shards > 2
+    assert pack_lmdb(images(each=20, size=200), "many.lmdb", shard_size=100 << 10).shards > 2
     return folder / "many.lmdb"
 
 
@@ -206,9 +206,7 @@ def test_a_meta_json_that_is_none_is_an_error(text: str, packed: Path) -> None:
 
 def hostile(file: Path, row: Row | None = None, header: dict[str, object] | None = None) -> None:
     """A file whose checksums are right, and whose content is not what ptools writes."""
-    with ShardWriter(file, 1 << 20) as writer:
-        writer.add(b"image", "cat/1.jpg", 0)
-        writer.finish(["cat"])
+    write_shard(file, [(b"image", "cat/1.jpg", 0)], ["cat"])
     data = file.read_bytes()
     start = data.rindex(MAGIC)
     if row is not None:
@@ -268,9 +266,7 @@ def test_a_hostile_path_is_compared_with_nothing(path: str, folder: Path) -> Non
     source = make_class(folder)
     (folder / "secret").write_bytes(b"image")
     os.mkfifo(source / "cat" / "pipe")
-    with ShardWriter(folder / "evil.mdb", 1 << 20) as writer:
-        writer.add(b"image", path, 0)
-        writer.finish(["cat"])
+    write_shard(folder / "evil.mdb", [(b"image", path, 0)], ["cat"])
     assert len(verify("evil.mdb", against=source).problems) == 1
 
 

@@ -9,13 +9,13 @@ import lmdb
 import numpy as np
 import pytest
 from PIL import Image, ImageChops
+from shards import write_shard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ptools.errors import PtoolsError, UsageError
 from ptools.image_lmdb.errors import NotADatabase
 from ptools.image_lmdb.thumbnails import thumbnail
 from ptools.image_lmdb.view import view
-from ptools.image_lmdb.writer import ShardWriter
 
 Colour = tuple[int, int, int]
 PAPER, TILE = (246, 246, 246), (216, 216, 216)
@@ -28,12 +28,12 @@ def plain(colour: Colour, size: tuple[int, int] = (40, 40), file_format: str = "
 
 
 def pack(path: Path, images: dict[str, list[bytes]]) -> Path:
-    with ShardWriter(path, 16 << 20) as writer:
-        for label, files in enumerate(images.values()):
-            for index, file in enumerate(files):
-                writer.add(file, f"{label}/{index}", label)
-        writer.finish(list(images))
-    return path
+    found = (
+        (file, f"{label}/{index}", label)
+        for label, files in enumerate(images.values())
+        for index, file in enumerate(files)
+    )
+    return write_shard(path, found, list(images))
 
 
 def read(log_dir: Path) -> Any:
