@@ -55,7 +55,10 @@ def pack_lmdb(
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs", "-j", min=1, help="Processes; by default as many as it is worth, one a core."
+            "--jobs",
+            "-j",
+            min=1,
+            help="Processes; by default as many as are worth it, at most one a core.",
         ),
     ] = None,
     part: Annotated[

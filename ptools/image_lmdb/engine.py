@@ -42,7 +42,7 @@ def pack_lmdb(
         check: what is done to find bad images: their ends and sizes, decoding, or nothing.
         on_error: `skip` bad images and list them, `fail` at the first, or `keep` them.
         shard_size: the most bytes of one file; 0 for no limit.
-        jobs: how many processes; by default as many as it is worth, at most one a core.
+        jobs: how many processes; by default as many as are worth it, at most one a core.
         part: `"i/N"` packs every N-th shard from the i-th, counted from 0; the last one commits.
         engine: `ray` packs the shards on a Ray cluster.
         resize_short, quality: make images anew, smaller; see `Recode`.
