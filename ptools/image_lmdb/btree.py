@@ -9,19 +9,16 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ptools.image_lmdb.pages import HEADER
+from ptools.image_lmdb.pages import BRANCH, HEADER, LEAF, MAGIC, NODE, OVERFLOWS, VERSION
 from ptools.image_lmdb.sizes import KEY_BYTES, NODE_BYTES, PAGE_BYTES, pages_for
 
 FIRST_PAGE = 2  # behind the meta pages
 TRANSACTION = 2  # the number of the only one; a copy that liblmdb compacts has 1
-_MAGIC, _VERSION = 0xBEEFC0DE, 1
-_BRANCH, _LEAF, _OVERFLOW, _META = 0x01, 0x02, 0x04, 0x08  # kinds of pages
-_OWN_PAGES = 0x01  # of a node: its value has pages of its own
+_OVERFLOW, _META = 0x04, 0x08  # kinds of pages, besides those of the tree
 _NUMERIC_KEYS = 0x08  # of the database of free pages
 _NONE = (1 << 64) - 1  # no page
 _PAGE = struct.Struct("<QHHHH")  # number, 0, kind, the bounds of the free space
 _OVERFLOW_PAGE = struct.Struct("<QHHI")  # number, 0, kind, how many pages
-_NODE = struct.Struct("<HHHH")  # length, low and high half; flags; length of the key
 _META_START = struct.Struct("<IIQQ")  # magic, version, address, size of the map
 _DATABASE = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, pages of 3 kinds, entries, root
 _META_END = struct.Struct("<QQ")  # last page, transaction
@@ -51,20 +48,23 @@ class Leaf:
 
     def page(self) -> bytes:
         """Its bytes, as they are now."""
-        _PAGE.pack_into(self._page, 0, self.number, 0, _LEAF, self._lower, self._upper)
+        _PAGE.pack_into(self._page, 0, self.number, 0, LEAF, self._lower, self._upper)
         return bytes(self._page)
 
 
 def node(key: bytes, value: bytes) -> bytes:
     """What a leaf holds of a value that fits."""
-    head = _NODE.pack(len(value) & 0xFFFF, len(value) >> 16, 0, len(key))
-    return b"".join((head, key, value, bytes(len(key) + len(value) & 1)))
+    return _node(key, len(value), 0, value)
 
 
 def reference(key: bytes, length: int, first_page: int) -> bytes:
     """What a leaf holds of a value that has pages of its own."""
-    head = _NODE.pack(length & 0xFFFF, length >> 16, _OWN_PAGES, len(key))
-    return b"".join((head, key, first_page.to_bytes(8, "little"), bytes(len(key) & 1)))
+    return _node(key, length, OVERFLOWS, first_page.to_bytes(8, "little"))
+
+
+def _node(key: bytes, length: int, flags: int, content: bytes) -> bytes:
+    head = NODE.pack(length & 0xFFFF, length >> 16, flags, len(key))
+    return b"".join((head, key, content, bytes(len(key) + len(content) & 1)))
 
 
 def overflow_header(first_page: int, length: int) -> bytes:
@@ -109,12 +109,12 @@ def _branch(number: int, children: Sequence[Child]) -> bytes:
         if lower == HEADER:
             key = b""  # what sorts before the second child's key is below the first
         high, low = divmod(child, 1 << 16)
-        head = _NODE.pack(low, high & 0xFFFF, high >> 16, len(key))
+        head = NODE.pack(low, high & 0xFFFF, high >> 16, len(key))
         upper -= len(head) + len(key) + (len(key) & 1)
         struct.pack_into("<H", page, lower, upper)
         page[upper : upper + len(head) + len(key)] = head + key
         lower += 2
-    _PAGE.pack_into(page, 0, number, 0, _BRANCH, lower, upper)
+    _PAGE.pack_into(page, 0, number, 0, BRANCH, lower, upper)
     return bytes(page)
 
 
@@ -128,7 +128,7 @@ def meta_pages(leaves: int, own_pages: int, above: Branches, entries: int) -> by
 
 def _meta(number: int, transaction: int, last: int, main: tuple[int, ...]) -> bytes:
     page = _PAGE.pack(number, 0, _META, 0, 0)
-    page += _META_START.pack(_MAGIC, _VERSION, 0, (last + 1) * PAGE_BYTES)
+    page += _META_START.pack(MAGIC, VERSION, 0, (last + 1) * PAGE_BYTES)
     page += _DATABASE.pack(PAGE_BYTES, _NUMERIC_KEYS, *_EMPTY)
     page += _DATABASE.pack(0, 0, *main) + _META_END.pack(last, transaction)
     return page.ljust(PAGE_BYTES, b"\0")

@@ -22,6 +22,8 @@ from ptools.image_lmdb.store import Store, open_store, writing
 from ptools.image_lmdb.turns import Left, Turns
 from ptools.image_lmdb.writer import End, Rows
 
+_TOLD = 3  # the code of a process that has told its error
+
 
 def fill_together(
     plan: Plan, index: int, store: Store, file: Path, descriptor: int, members: int, placed: Placed
@@ -99,10 +101,10 @@ class _Crew:
         """Wait for all to end; the first error that one of them told is raised."""
         self._pipes.close()  # who waits for a turn learns that there will be none
         codes = [process.wait() for process in self._processes]
-        for output in self._outputs:
-            for message, _ in _messages(output):
-                if "error" in message:
-                    raise PtoolsError(**message["error"])
+        for code, output in zip(codes, self._outputs, strict=True):
+            if code == _TOLD:
+                *_, (message, _) = _messages(output)
+                raise PtoolsError(**message["error"])
         if any(codes):
             raise PtoolsError(
                 f"a process that packed shard {self._index} ended with code {max(codes, key=abs)}",
@@ -160,10 +162,11 @@ def _main(plan_file: str, index: str, output: str, file: str, members: str, *res
                 _tell(message, rows.rows, rows.paths)
             sys.stdout.flush()
     except Left:
-        return 0  # the one that is gone has told why
+        pass  # the one that is gone has told why
     except PtoolsError as error:
         fields = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
         _tell({"error": fields})
+        return _TOLD
     return 0
 
 

@@ -1,18 +1,18 @@
 """Pack the shards of a plan on a Ray cluster."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ptools.errors import PtoolsError
-from ptools.image_lmdb.packing import pack_shard
+from ptools.image_lmdb.packing import Advance, pack_shard
 from ptools.image_lmdb.plan import Plan
 from ptools.image_lmdb.report import ShardReport
 from ptools.image_lmdb.store import PLAN, Store, open_store
 
-Add = Callable[[int, int], None]  # count images and bytes of the source
 
-
-def pack_on_ray(plan: Plan, store: Store, indexes: Sequence[int], add: Add) -> list[ShardReport]:
+def pack_on_ray(
+    plan: Plan, store: Store, indexes: Sequence[int], advance: Advance
+) -> list[ShardReport]:
     """Map the shards over a Ray cluster; what a lost node had is packed by another.
 
     The source and the output must be reachable under the same names from every node.
@@ -43,7 +43,7 @@ def pack_on_ray(plan: Plan, store: Store, indexes: Sequence[int], add: Add) -> l
             if isinstance(error.cause, PtoolsError):
                 raise error.cause from None
             raise PtoolsError(f"shard {index}: {error.cause}") from error
-        add(plan.parts[index].images, plan.parts[index].bytes)
+        advance(plan.parts[index].images, plan.parts[index].bytes)
     return [reports[index] for index in indexes]
 
 

@@ -14,13 +14,13 @@ from typing import NamedTuple
 from ptools.image_lmdb.errors import DamagedDatabase, NotADatabase
 
 HEADER = 16  # bytes, of a page
-_MAGIC = 0xBEEFC0DE
-_VERSION = 1
+MAGIC = 0xBEEFC0DE
+VERSION = 1
 _META = struct.Struct("<II16xI44x4xH2x24xQQQQ")  # magic, version, page size, flags of the tree ...
 _PAGE = struct.Struct("<10xHHH")  # flags, and the bounds of its free space
-_BRANCH, _LEAF = 0x01, 0x02
-_OVERFLOWS, _SUBDATA, _DUPLICATES = 0x01, 0x02, 0x04  # flags of a node
-_NODE = struct.Struct("<HHHH")  # length, low and high half; flags; length of the key
+BRANCH, LEAF = 0x01, 0x02
+OVERFLOWS, _SUBDATA, _DUPLICATES = 0x01, 0x02, 0x04  # flags of a node
+NODE = struct.Struct("<HHHH")  # length, low and high half; flags; length of the key
 _LEAST_NODE = 12  # bytes a key takes in a leaf: its place, eight of the node, itself, even
 _MOST_LEVELS = 32  # liblmdb's CURSOR_STACK
 
@@ -86,9 +86,9 @@ def _meta(page: bytes, name: str) -> tuple[int, ...]:
     if len(page) < HEADER + _META.size:
         raise NotADatabase(f"{name} is no LMDB file: it has only {len(page)} bytes")
     fields = _META.unpack_from(page, HEADER)
-    if fields[0] != _MAGIC:
+    if fields[0] != MAGIC:
         raise NotADatabase(f"{name} is no LMDB file")
-    if fields[1] != _VERSION:
+    if fields[1] != VERSION:
         raise NotADatabase(
             f"{name} has LMDB's data format {fields[1] & 0xFFFF}; only format 1 is read here",
             hint="write it with LMDB 0.9 (mdb_dump and mdb_load convert)",
@@ -123,7 +123,7 @@ def last_value(tree: Tree) -> Value | None:
     for _ in range(_MOST_LEVELS):
         page = _read(tree, number)
         *_, node = _nodes(tree, page, number)
-        if _flags(page) & _LEAF:
+        if _flags(page) & LEAF:
             return _leaf_value(tree, page, number, node)
         number = _child(page, node)
     raise _damaged(tree, number)
@@ -132,7 +132,7 @@ def last_value(tree: Tree) -> Value | None:
 def _leaves(tree: Tree, number: int, level: int) -> Iterator[tuple[int, bytes]]:
     """The leaf pages below a page, in the order of their keys."""
     page = _read(tree, number)
-    if _flags(page) & _LEAF:
+    if _flags(page) & LEAF:
         yield number, page
     elif level == _MOST_LEVELS:
         raise _damaged(tree, number)
@@ -147,7 +147,7 @@ def _read(tree: Tree, number: int) -> bytes:
     page = os.pread(tree.descriptor, tree.page_size, number * tree.page_size)
     if len(page) < tree.page_size:
         raise _damaged(tree, number)
-    if int.from_bytes(page[:8], "little") != number or _flags(page) not in (_BRANCH, _LEAF):
+    if int.from_bytes(page[:8], "little") != number or _flags(page) not in (BRANCH, LEAF):
         raise _damaged(tree, number)
     return page
 
@@ -173,16 +173,16 @@ def _child(page: bytes, node: int) -> int:
 
 
 def _leaf_value(tree: Tree, page: bytes, number: int, node: int) -> Value:
-    low, high, flags, key_length = _NODE.unpack_from(page, node)
+    low, high, flags, key_length = NODE.unpack_from(page, node)
     length = low | high << 16
     if flags & (_SUBDATA | _DUPLICATES):
         raise NotADatabase(f"{tree.name} holds named databases or duplicate keys")
     start = node + 8 + key_length
-    end = start + (8 if flags & _OVERFLOWS else length)
+    end = start + (8 if flags & OVERFLOWS else length)
     if end > tree.page_size:
         raise _damaged(tree, number)
     key = page[node + 8 : start]
-    if not flags & _OVERFLOWS:
+    if not flags & OVERFLOWS:
         return Value(key, number * tree.page_size + start, length)
     first = int.from_bytes(page[start:end], "little")
     if not 2 <= first <= tree.last_page:

@@ -264,6 +264,16 @@ def test_a_process_that_is_killed_is_told(images: Images, small_blocks: str) -> 
     assert pack_lmdb(source, OUT, jobs=2).images == 20
 
 
+def test_a_process_that_is_killed_while_it_tells_is_told(images: Images, small_blocks: str) -> None:
+    source, killed = images(each=7), Path("killed").absolute()
+    killed.write_text("#!/bin/sh\nprintf '{\"rows\": 12'\nkill -9 $$\n")
+    killed.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(killed))
+        with pytest.raises(PtoolsError, match="ended with code -9"):
+            pack_lmdb(source, OUT, jobs=2)
+
+
 def test_what_lies_in_the_current_folder_is_not_run(images: Images, small_blocks: str) -> None:
     source = images(each=7)
     for name in ("json", "lmdb", "zlib", "ptools"):
